@@ -1,0 +1,214 @@
+"""How many cycles a stage graph takes, and what it occupies: closed forms, used to choose lanes and to price regions.
+
+Every number here is an *estimate* from the structure of the kernel; nothing was placed or routed. Sources: DSP per
+floating-point unit from the vendor's operator guide for full-rate binary32 (multiplier 3, adder 2); the card's 9,024
+DSP, 4,032 RAMB36, 960 URAM and 512-bit HBM ports from its data sheet. Latencies are those of the RTL in ``rtl``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from hetcc.backends.fpga.stage_graph import (
+    Append,
+    InnerProduct,
+    Map,
+    Reduce,
+    Scan,
+    Stage,
+    StageGraph,
+    Store,
+    Stream,
+    TopK,
+    operands_of,
+)
+
+MULTIPLY_LATENCY = 4
+ADD_LATENCY = 5
+SELECT_LATENCY = 1
+"""Cycles of relu, negation, absolute value, choice, comparison."""
+MULTIPLY_DSP = 3
+ADD_DSP = 2
+DSP_BUDGET = int(9024 * 0.7)
+PORT_BYTES = 64
+"""Bytes per cycle of one 512-bit memory port."""
+MEMORY_LATENCY = 128
+"""Cycles from a read request to its data; hidden inside a burst, paid once per instance."""
+URAM_BYTES = 288 * 4096 // 8
+RAMB36_BYTES = 36 * 1024 // 8
+DEFAULT_CLOCK_HZ = 300e6
+
+
+@dataclass(frozen=True, slots=True)
+class StageCost:
+    """What one stage does per row and what it occupies."""
+
+    name: str
+    lanes: int
+    """Results per cycle (words per cycle for memory stages)."""
+    interval_cycles: int
+    """Cycles between two rows."""
+    latency_cycles: int
+    """Cycles from the last operand of a row to its result."""
+    dsp: int
+    state_bits: int
+    """On-chip bits held between cycles beside pipeline registers."""
+    memory: str
+    """Where the state lies: ``none``, ``registers``, ``bram``, ``uram`` or ``hbm``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Cycles and occupancy of a kernel, all estimated."""
+
+    cycles: int
+    time_s: float
+    """At the clock asked for."""
+    row_interval_cycles: int
+    rows: int
+    instances: int
+    fill_cycles: int
+    """Per instance: memory latency, pipeline depth and draining the selection."""
+    stages: tuple[StageCost, ...]
+    dsp: int
+    bram36: int
+    uram: int
+    bytes_read: int
+    """From HBM, over the whole run."""
+
+
+def estimate_cycles(graph: StageGraph, clock_hz: float = DEFAULT_CLOCK_HZ) -> Estimate:
+    """Cycles of one run: ``instances * (rows * slowest stage + fill) + appended words``.
+
+    Args:
+        graph: the kernel.
+        clock_hz: clock of the kernel.
+    """
+    parallel = choose_lanes(graph)
+    costs = tuple(cost for stage in graph.stages if (cost := _cost(graph, stage, parallel)) is not None)
+    rows = math.prod(axis.extent for axis in graph.keys)
+    instances = math.prod(axis.extent for axis in graph.instances)
+    interval = max((cost.interval_cycles for cost in costs), default=0)
+    drain = max((stage.k for stage in graph.of_kind(TopK)), default=0)
+    fill = MEMORY_LATENCY + sum(cost.latency_cycles for cost in costs) + 2 * drain + _load_cycles(graph)
+    appended = sum(math.prod(axis.extent for axis in stage.axes) for stage in graph.of_kind(Append))
+    cycles = instances * (rows * interval + fill) + appended
+    bits = {kind: sum(cost.state_bits for cost in costs if cost.memory == kind) for kind in ("bram", "uram")}
+    read = instances * (rows * sum(_row_bytes(graph, stage) for stage in graph.of_kind(Scan)) + _load_cycles(graph) * 4)
+    return Estimate(cycles, cycles / clock_hz, interval, rows, instances, fill, costs, sum(cost.dsp for cost in costs),
+                    math.ceil(bits["bram"] / 8 / RAMB36_BYTES), math.ceil(bits["uram"] / 8 / URAM_BYTES), read)
+
+
+def choose_lanes(graph: StageGraph) -> int:
+    """Parallel lanes of the first inner product: the largest power of two that divides their number, that
+    memory can feed and that the DSPs allow.
+
+    Bits do not depend on it: sums are aligned trees (see ``numbers``).
+    """
+    widest = max((extent_product(graph, stage.lanes) for stage in graph.of_kind(InnerProduct)), default=1)
+    memory = max((math.ceil(_row_bytes(graph, stage) / PORT_BYTES) for stage in graph.of_kind(Scan)), default=1)
+    lanes = 1
+    while widest % (lanes * 2) == 0:
+        doubled = lanes * 2
+        dsp = sum(cost.dsp for stage in graph.stages if (cost := _cost(graph, stage, doubled)) is not None)
+        # Going beyond what the memory port delivers would buy nothing.
+        if dsp > DSP_BUDGET or math.ceil(widest / lanes) <= memory:
+            break
+        lanes = doubled
+    return lanes
+
+
+def extent_product(graph: StageGraph, names: tuple[str, ...]) -> int:
+    """Number of points of some loops."""
+    return math.prod(graph.axis(name).extent for name in names)
+
+
+def depth_of(count: int) -> int:
+    """Levels of the aligned pairwise tree over ``count`` terms."""
+    return max(count - 1, 0).bit_length()
+
+
+def _row_bytes(graph: StageGraph, stage: Scan) -> int:
+    return extent_product(graph, stage.lanes) * stage.element.size_bytes
+
+
+def _load_cycles(graph: StageGraph) -> int:
+    """Words of stationary operands fetched before an instance starts."""
+    words = 0
+    for stage in graph.of_kind(InnerProduct):
+        names = {name for name, _ in stage.stationary.strides} & set((*stage.lanes, *stage.over))
+        words += extent_product(graph, tuple(sorted(names)))
+    return words
+
+
+def _cost(graph: StageGraph, stage: Stage, parallel: int) -> StageCost | None:
+    if isinstance(stage, Scan):
+        interval = math.ceil(_row_bytes(graph, stage) / PORT_BYTES)
+        words = PORT_BYTES // stage.element.size_bytes
+        return StageCost(stage.name, words, interval, 1, 0, 2 * 8 * _row_bytes(graph, stage), "registers")
+    if isinstance(stage, InnerProduct):
+        return _inner_product_cost(graph, stage, parallel)
+    if isinstance(stage, Map):
+        count = extent_product(graph, stage.lanes)
+        lanes = min(parallel, count)
+        latency = {"mul": MULTIPLY_LATENCY, "add": ADD_LATENCY, "sub": ADD_LATENCY}.get(stage.function, SELECT_LATENCY)
+        dsp = {"mul": MULTIPLY_DSP, "add": ADD_DSP, "sub": ADD_DSP}.get(stage.function, 0)
+        return StageCost(stage.name, lanes, math.ceil(count / lanes), latency, lanes * dsp, 0, "none")
+    if isinstance(stage, Reduce):
+        return _reduce_cost(graph, stage, parallel)
+    if isinstance(stage, TopK):
+        return StageCost(stage.name, 1, 1, stage.k, 0, stage.k * 64, "registers")
+    if isinstance(stage, Store) and not isinstance(graph.stage(stage.source.stage), TopK):
+        words = extent_product(graph, tuple(name for name in stage.axes if name in {axis.name for axis in graph.lanes}))
+        return StageCost(stage.name, PORT_BYTES // stage.element.size_bytes,
+                         math.ceil(words * stage.element.size_bytes / PORT_BYTES), 1, 0, 0, "hbm")
+    return None
+
+
+def _inner_product_cost(graph: StageGraph, stage: InnerProduct, parallel: int) -> StageCost:
+    """Full trees over the contracted lanes; of the result's lanes ``parallel`` at a time.
+
+    A product whose operand arrives in groups (it contracts lanes another inner product made) needs one tree over a
+    group, and one over the groups of a row.
+    """
+    depth = extent_product(graph, stage.over)
+    results = extent_product(graph, stage.lanes)
+    stationary = depth * results * 32
+    memory = "registers" if stationary <= 2**15 else ("bram" if stationary <= 2**24 else "uram")
+    if _comes_in_groups(graph, stage.source):
+        width = min(parallel, depth)
+        groups = math.ceil(depth / width)
+        dsp = width * MULTIPLY_DSP + (width - 1 + groups - 1) * ADD_DSP
+        latency = MULTIPLY_LATENCY + depth_of(depth) * ADD_LATENCY + groups
+        return StageCost(stage.name, width, groups * results, latency, dsp, stationary, memory)
+    lanes = min(parallel, results)
+    dsp = lanes * (depth * MULTIPLY_DSP + (depth - 1) * ADD_DSP)
+    latency = MULTIPLY_LATENCY + depth_of(depth) * ADD_LATENCY
+    return StageCost(stage.name, lanes, math.ceil(results / lanes), latency, dsp, stationary, memory)
+
+
+def _reduce_cost(graph: StageGraph, stage: Reduce, parallel: int) -> StageCost:
+    keys = {axis.name for axis in graph.keys}
+    count = extent_product(graph, tuple(name for name in stage.over if name not in keys))
+    rest = extent_product(graph, stage.lanes)
+    width = min(parallel, count)
+    groups = math.ceil(count / width)
+    adders = max(width - 1 + groups - 1, 1)
+    unit = ADD_LATENCY if stage.function == "sum" else SELECT_LATENCY
+    rows = extent_product(graph, tuple(name for name in stage.over if name in keys))
+    latency = depth_of(count) * unit + groups + depth_of(rows) * unit
+    dsp = adders * ADD_DSP if stage.function == "sum" else 0
+    return StageCost(stage.name, width, groups * rest, latency, dsp, 32 * rest * (depth_of(rows) + 1), "registers")
+
+
+def _comes_in_groups(graph: StageGraph, source: Stream) -> bool:
+    """Whether a stream was made by an inner product, a group of lanes per cycle, rather than read as whole rows."""
+    stage = graph.stage(source.stage)
+    if isinstance(stage, InnerProduct):
+        return True
+    return any(_comes_in_groups(graph, part) for part in operands_of(stage) if isinstance(part, Stream))
+
+
+__all__ = ["ADD_LATENCY", "DEFAULT_CLOCK_HZ", "MULTIPLY_LATENCY", "SELECT_LATENCY", "Estimate", "StageCost",
+           "choose_lanes", "depth_of", "estimate_cycles", "extent_product"]

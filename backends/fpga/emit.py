@@ -1,0 +1,95 @@
+"""Regions to kernel folders: stage graph, Verilog within the limits of the RTL library, vendor scripts, reports."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+
+from hetcc.backends.contract import EmittedRegion, Rejected
+from hetcc.backends.fpga import packaging
+from hetcc.backends.fpga.compose import compose
+from hetcc.backends.fpga.cycles import DEFAULT_CLOCK_HZ, choose_lanes, estimate_cycles
+from hetcc.backends.fpga.numbers import Array
+from hetcc.backends.fpga.program import EMULATION_FILE, ENGINE
+from hetcc.backends.fpga.stage_graph import StageGraph
+from hetcc.backends.fpga.xclbin import pack
+from hetcc.ir import Graph
+
+
+def emit(region: Graph, name: str, constants: Mapping[str, Array] | None = None, *,
+         with_verilog: bool = False) -> EmittedRegion | Rejected:
+    """The files of a region's streaming kernel.
+
+    Args:
+        region: a graph from ``hetcc.ir.subgraph.extract``.
+        name: how messages call the region; it does not appear in the files, so equal regions give equal bytes.
+        constants: contents of CONSTANT values by name, where known.
+        with_verilog: also write ``kernel.v`` when the kernel is within the limits of the RTL library (takes seconds);
+            ``report.json`` says why when it is not.
+
+    Returns:
+        the files, in one folder named by their content, or the rule the region breaks.
+
+    Raises:
+        ToolError: HET-T001, ``with_verilog`` without yosys.
+    """
+    graph = compose(region, constants)
+    if isinstance(graph, Rejected):
+        return Rejected(f"{name}: {graph.rule}", graph.limit, graph.actual)
+    return emit_stages(graph, with_verilog=with_verilog)
+
+
+def emit_stages(graph: StageGraph, *, with_verilog: bool) -> EmittedRegion:
+    """The files of a stage graph; see :func:`emit`."""
+    stages = graph.to_json()
+    digest = hashlib.sha256(stages).hexdigest()
+    kernel = f"hetcc_{digest[:12]}"
+    metadata = packaging.kernel_xml(graph, kernel, DEFAULT_CLOCK_HZ)
+    files = {
+        "stages.json": stages,
+        "kernel.xml": metadata,
+        "connectivity.cfg": packaging.connectivity(graph, kernel, DEFAULT_CLOCK_HZ),
+        "package_kernel.tcl": packaging.package_script(kernel),
+        "Makefile": packaging.makefile(kernel),
+        EMULATION_FILE: pack(kernel, packaging.banks_of(graph), metadata, stages),
+    }
+    verilog, reason = _verilog(graph, kernel) if with_verilog else (b"", "not asked for")
+    if verilog:
+        files["kernel.v"] = verilog
+    files["report.json"] = _report(graph, kernel, reason)
+    folder = digest[:24]
+    placed = {f"{folder}/{path}": content for path, content in sorted(files.items())}
+    return EmittedRegion(ENGINE, placed, f"{folder}/{EMULATION_FILE}")
+
+
+def _verilog(graph: StageGraph, kernel: str) -> tuple[bytes, str]:
+    """The Verilog and an empty string, or nothing and the limit that forbids it."""
+    from hetcc.backends.fpga.rtl.limits import check
+    from hetcc.backends.fpga.rtl.verilog import write
+
+    verdict = check(graph)
+    if verdict is not None:
+        return b"", str(verdict)
+    return write(graph, kernel, choose_lanes(graph)), ""
+
+
+def _report(graph: StageGraph, kernel: str, without_verilog: str) -> bytes:
+    estimate = estimate_cycles(graph)
+    body = {
+        "kernel": kernel,
+        "platform": packaging.PLATFORM,
+        "numeric_policy": "exact: binary32, nearest even, subnormals are zero, aligned pairwise sums",
+        "interface": packaging.interface(graph),
+        "lanes": choose_lanes(graph),
+        "clock_hz": DEFAULT_CLOCK_HZ,
+        "estimated": asdict(estimate),
+        "basis": "estimated from the structure; not synthesised, placed or routed",
+        "verilog": "kernel.v" if not without_verilog else None,
+        "without_verilog_because": without_verilog or None,
+    }
+    return (json.dumps(body, indent=1, sort_keys=True) + "\n").encode()
+
+
+__all__ = ["emit", "emit_stages"]

@@ -1,0 +1,160 @@
+"""A streaming kernel loaded and ready to be called, with its tables resident between calls."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy
+
+from hetcc.backends.fpga.driver import KernelDriver
+from hetcc.backends.fpga.emulator import EmulatedXrt
+from hetcc.backends.fpga.numbers import Array, storage_type
+from hetcc.backends.fpga.stage_graph import Buffer, BufferRole, StageGraph
+from hetcc.backends.fpga.xclbin import Container, unpack
+from hetcc.errors import InternalError, UserError
+from hetcc.ir import Graph
+from hetcc.ir.subgraph import interface_of
+
+ENGINE = "stream-interpreter (emulated fpga)"
+EMULATION_FILE = "emulation.xclbin"
+
+
+def load_program(files: Mapping[str, bytes] | Path, region: Graph, xrt: Any = None) -> StreamProgram:
+    """The program of an emitted region.
+
+    Args:
+        files: what ``emit`` made, or the folder it was written to.
+        region: the region, for the names of its values (one kernel serves every region of equal digest).
+        xrt: a pyxrt-shaped module; the emulator when absent.
+
+    Raises:
+        UserError: HET-B003, the emulation file is missing or damaged.
+        InternalError: the files belong to another region.
+    """
+    content = _emulation_file(files)
+    try:
+        container = unpack(content)
+        graph = StageGraph.from_json(container.emulation_data)
+    except ValueError as error:
+        raise UserError("HET-B003", f"{EMULATION_FILE} cannot be read: {error}", where=region.name) from error
+    expected = [tuple(region.type_of(name).shape) for name in (*interface_of(region), *region.outputs)]
+    if [buffer.shape for buffer in graph.buffers] != expected:
+        raise InternalError("HET-I001", "the kernel's buffers are not those of the region", where=region.name)
+    with tempfile.TemporaryDirectory(prefix="hetcc-fpga-") as folder:
+        path = Path(folder) / EMULATION_FILE
+        path.write_bytes(content)
+        return StreamProgram(graph, region, container, path, xrt or EmulatedXrt)
+
+
+def _emulation_file(files: Mapping[str, bytes] | Path) -> bytes:
+    if isinstance(files, Path):
+        path = files if files.is_file() else files / EMULATION_FILE
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise UserError("HET-B003", f"cannot read {path.name}: {error.strerror}", where=str(files)) from error
+    for name, content in files.items():
+        if name.rpartition("/")[2] == EMULATION_FILE:
+            return content
+    raise UserError("HET-B003", f"{EMULATION_FILE} is missing among the kernel's files")
+
+
+class StreamProgram:
+    """Runs a region on a compute unit; ``Program`` of the back-end contract."""
+
+    engine = ENGINE
+
+    def __init__(self, graph: StageGraph, region: Graph, container: Container, path: Path, xrt: Any) -> None:
+        self._graph = graph
+        self._region = region
+        self._position = {name: at for at, name in enumerate((*interface_of(region), *region.outputs))}
+        sizes = [max(_size_bytes(buffer), 1) for buffer in graph.buffers]
+        self._driver = KernelDriver(xrt, path, container.kernel, sizes)
+        self._bound: set[str] = set()
+        self.runs = 0
+
+    @property
+    def executed_stages(self) -> int:
+        """Stages the emulated compute unit has executed since loading, each once per instance."""
+        unit = getattr(self._driver.device, "unit", None)
+        return int(unit.executed_stages) if unit is not None else 0
+
+    def bind_cache(self, name: str, content: Array) -> None:
+        """Put a cache on the card, where it stays: later runs need not pass it.
+
+        Raises:
+            UserError: HET-R002, no such cache, or wrong shape or type.
+        """
+        if name not in self._region.caches:
+            raise UserError("HET-R002", f"'{name}' is not a cache of the region", where=self._region.name)
+        self._write(name, content)
+        self._bound.add(name)
+
+    def read_cache(self, name: str) -> Array:
+        """What a cache on the card holds now.
+
+        Raises:
+            UserError: HET-R002, the cache was never bound.
+        """
+        if name not in self._bound:
+            raise UserError("HET-R002", f"cache '{name}' is not on the card", where=self._region.name)
+        return self._read(name)
+
+    def run(self, arguments: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Run once.
+
+        Args:
+            arguments: array by name for each of ``interface_of(region)``; caches on the card may be left out.
+                bfloat16 is passed as its 16 bits (uint16).
+
+        Returns:
+            array for each output, and for each updated cache that was passed, its new value (under the update's name).
+
+        Raises:
+            UserError: HET-R002, an argument is missing or has the wrong shape or type.
+            ToolError: HET-F002, the run did not complete.
+        """
+        for name in interface_of(self._region):
+            if name in arguments:
+                self._write(name, arguments[name])
+                if name in self._region.caches:
+                    self._bound.add(name)
+            elif name not in self._bound:
+                raise UserError("HET-R002", f"argument '{name}' is missing", where=self._region.name)
+        self._driver.run()
+        self.runs += 1
+        results = {name: self._read(name) for name in self._region.outputs}
+        for update in self._region.updates:
+            if update.cache in arguments:
+                results[update.value] = self._read(update.cache)
+        return results
+
+    def _write(self, name: str, content: Array) -> None:
+        buffer = self._graph.buffers[self._position[name]]
+        kind = storage_type(buffer.element)
+        given = content.view(numpy.uint16) if content.dtype.name == "bfloat16" else content
+        if given.shape != buffer.shape or given.dtype != kind:
+            raise UserError("HET-R002", f"'{name}' is {content.dtype}{list(content.shape)}, expected "
+                            f"{buffer.element.value}{list(buffer.shape)}", where=self._region.name)
+        self._driver.write(self._position[name], given)
+
+    def _read(self, name: str) -> Array:
+        buffer = self._graph.buffers[self._position[name]]
+        raw = self._driver.read(self._position[name], _size_bytes(buffer))
+        return raw.view(storage_type(buffer.element)).reshape(buffer.shape)
+
+    def tables(self) -> tuple[str, ...]:
+        """Names of the region's caches that the kernel keeps on the card."""
+        return tuple(name for name in self._region.caches
+                     if self._graph.buffers[self._position[name]].role is BufferRole.TABLE)
+
+
+def _size_bytes(buffer: Buffer) -> int:
+    return math.prod(buffer.shape) * storage_type(buffer.element).itemsize
+
+
+__all__ = ["EMULATION_FILE", "ENGINE", "StreamProgram", "load_program"]

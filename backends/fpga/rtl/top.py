@@ -1,0 +1,368 @@
+"""The streaming core: stages chained into one pipeline that never stalls inside, with valid/ready at its edges.
+
+One run handles one instance:
+
+1. ``start`` is pulsed; the core empties its selection and asks for the stationary operands, one 32-bit word at a time
+   on ``load_*``: for every operand in stage order, its lanes slowest, the contracted axis fastest;
+2. rows arrive on ``row_*``, ``beat_words`` words per beat, and with each row one word on every ``side<n>_*``;
+3. after the last row the k best entries leave on ``out_*``, best first; ``done`` is high from then until ``start``.
+
+Each row is issued in ``groups`` cycles, ``lanes`` results of the first inner product at a time. Every unit has a fixed
+latency, so operands that belong to a row travel beside it through shift registers.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, cast
+
+from amaranth import Cat, Const, Elaboratable, Module, Mux, Signal
+from amaranth.lib.memory import Memory
+
+from hetcc.backends.fpga.cycles import extent_product
+from hetcc.backends.fpga.rtl.fp32 import flushed, is_nan
+from hetcc.backends.fpga.rtl.library import Library, delay, latency_of
+from hetcc.backends.fpga.rtl.topk import INDEX_BITS, TopKUnit
+from hetcc.backends.fpga.stage_graph import (
+    Access,
+    Immediate,
+    InnerProduct,
+    Map,
+    Reduce,
+    Scan,
+    StageGraph,
+    Stream,
+    TopK,
+)
+
+MAX_BEAT_WORDS = 16
+
+
+@dataclass
+class _Point:
+    """Where the pipeline has got to."""
+
+    values: list[Any]
+    """Signals of this cycle's group."""
+    valid: Any
+    group: Any
+    """Which group of the row; meaningless once the row is one value."""
+    groups: int
+    sides: dict[str, Any]
+    """The row's side operands, by name."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """One stationary operand: ``words`` 32-bit words, ``fast`` of them per lane."""
+
+    operand: Access
+    lanes: int
+    fast: int
+
+    @property
+    def words(self) -> int:
+        """How many words the host sends."""
+        return self.lanes * self.fast
+
+
+class StreamCore(Elaboratable):
+    """The hardware of a stage graph within the limits of ``limits.check``.
+
+    Args:
+        graph: the kernel.
+        library: where units come from.
+        lanes: results of the first inner product per cycle; a power of two that divides their number.
+    """
+
+    def __init__(self, graph: StageGraph, library: Library, lanes: int) -> None:
+        self._graph = graph
+        self._library = library
+        self._lanes = lanes
+        scan = cast(Scan, graph.of_kind(Scan)[0])
+        first = cast(InnerProduct, graph.of_kind(InnerProduct)[0])
+        self._selection = cast(TopK, graph.of_kind(TopK)[0])
+        self.row_words = extent_product(graph, scan.lanes)
+        self.groups = extent_product(graph, first.lanes) // lanes
+        self.rows = math.prod(axis.extent for axis in graph.keys)
+        self.candidates = extent_product(graph, self._selection.over)
+        self.beat_words = min(MAX_BEAT_WORDS, self.row_words)
+        self.beats = math.ceil(self.row_words / self.beat_words)
+        self.loads = self._find_loads()
+        self.sides = self._find_sides()
+        self.start = Signal()
+        self.busy = Signal()
+        self.done = Signal()
+        self.load_valid = Signal()
+        self.load_ready = Signal()
+        self.load_data = Signal(32)
+        self.row_valid = Signal()
+        self.row_ready = Signal()
+        self.row_data = Signal(32 * self.beat_words)
+        self.side_valid = [Signal(name=f"side{at}_valid") for at in range(len(self.sides))]
+        self.side_ready = [Signal(name=f"side{at}_ready") for at in range(len(self.sides))]
+        self.side_data = [Signal(32, name=f"side{at}_data") for at in range(len(self.sides))]
+        self.out_valid = Signal()
+        self.out_ready = Signal()
+        self.out_last = Signal()
+        self.out_value = Signal(32)
+        self.out_index = Signal(32)
+
+    def ports(self) -> tuple[Any, ...]:
+        """All ports but clock and reset."""
+        return (self.start, self.busy, self.done, self.load_valid, self.load_ready, self.load_data, self.row_valid,
+                self.row_ready, self.row_data, *self.side_valid, *self.side_ready, *self.side_data, self.out_valid,
+                self.out_ready, self.out_last, self.out_value, self.out_index)
+
+    # ---- operands
+
+    def _find_loads(self) -> list[Load]:
+        found = []
+        keys = {axis.name for axis in self._graph.keys}
+        for stage in self._graph.stages:
+            if isinstance(stage, InnerProduct):
+                depth = extent_product(self._graph, stage.over)
+                first = stage is self._graph.of_kind(InnerProduct)[0]
+                lanes = extent_product(self._graph, stage.lanes) if first else depth
+                found.append(Load(stage.stationary, lanes, depth if first else 1))
+            if isinstance(stage, Map):
+                found += [Load(part, max(extent_product(self._graph, stage.lanes), 1), 1) for part in stage.operands
+                          if isinstance(part, Access) and not {name for name, _ in part.strides} & keys]
+        return found
+
+    def _find_sides(self) -> list[Access]:
+        keys = {axis.name for axis in self._graph.keys}
+        return [part for stage in self._graph.of_kind(Map) for part in stage.operands
+                if isinstance(part, Access) and {name for name, _ in part.strides} & keys]
+
+    # ---- structure
+
+    def elaborate(self, _platform: Any) -> Module:
+        m = Module()
+        loaded = self._load(m)
+        point, row = self._issue(m, loaded)
+        tables = iter(self._tables)
+        for stage in self._graph.stages:
+            if isinstance(stage, InnerProduct):
+                point = self._inner_product(m, point, row, next(tables), stage)
+            elif isinstance(stage, Map):
+                point = self._map(m, point, stage, tables)
+            elif isinstance(stage, Reduce):
+                point = self._reduce(m, point, stage)
+        self._finish(m, point)
+        return m
+
+    def _load(self, m: Module) -> Any:
+        """Memories of the stationary operands and the counter that fills them; the wire that says all are full."""
+        self._tables: list[tuple[list[Any], int]] = []
+        loading, word = Signal(), Signal(range(max(sum(load.words for load in self.loads), 1) + 1))
+        total = sum(load.words for load in self.loads)
+        m.d.comb += self.load_ready.eq(loading)
+        taken = self.load_valid & loading
+        with m.If(self.start):
+            m.d.sync += [word.eq(0), loading.eq(total > 0)]
+        with m.Elif(taken):
+            m.d.sync += word.eq(word + 1)
+            with m.If(word == total - 1):
+                m.d.sync += loading.eq(0)
+        base = 0
+        for load in self.loads:
+            width = min(self._lanes, load.lanes)
+            memories = [self._memory(m, load, width, lane, base, word, taken) for lane in range(width)]
+            self._tables.append((memories, load.lanes // width))
+            base += load.words
+        return ~loading
+
+    def _memory(self, m: Module, load: Load, width: int, lane: int, base: int, word: Any, taken: Any) -> Any:
+        """Words of every ``width``-th lane, one lane's words side by side; its read port."""
+        groups = load.lanes // width
+        memory = Memory(shape=32 * load.fast, depth=groups, init=[])
+        m.submodules += memory
+        port = memory.write_port(granularity=32)
+        offset = Signal.like(word)
+        m.d.comb += offset.eq(word - base)
+        at_lane = Signal(range(load.lanes + 1))
+        within = Signal(range(load.fast + 1))
+        # Counters instead of a division: lanes pass slowest, words of a lane fastest.
+        active = taken & (word >= base) & (word < base + load.words)
+        with m.If(self.start):
+            m.d.sync += [at_lane.eq(0), within.eq(0)]
+        with m.Elif(active):
+            with m.If(within == load.fast - 1):
+                m.d.sync += [within.eq(0), at_lane.eq(at_lane + 1)]
+            with m.Else():
+                m.d.sync += within.eq(within + 1)
+        mine = active & ((at_lane & (width - 1)) == lane)
+        m.d.comb += [port.addr.eq(at_lane >> (width.bit_length() - 1)), port.data.eq(flushed(self.load_data).replicate(load.fast)),
+                     port.en.eq(Mux(mine, 1 << within, 0))]
+        return memory.read_port(domain="comb")
+
+    def _issue(self, m: Module, loaded: Any) -> tuple[_Point, Any]:
+        """Collects beats into rows and issues each row's groups; the start of the pipeline."""
+        assembled, beat, full = Signal(32 * self.beat_words * self.beats), Signal(range(self.beats + 1)), Signal()
+        row, group, active = Signal(32 * self.row_words), Signal(range(max(self.groups, 2))), Signal()
+        left, running = Signal(range(self.rows + 1)), Signal()
+        last = group == self.groups - 1
+        sides_ready = Const(1, 1)
+        for valid in self.side_valid:
+            sides_ready = sides_ready & valid
+        advance = full & sides_ready & loaded & running & (~active | last)
+        m.d.comb += self.row_ready.eq(running & (~full | advance) & ~self.start)
+        with m.If(self.row_valid & self.row_ready):
+            m.d.sync += assembled.eq(Cat(assembled[32 * self.beat_words:], self.row_data))
+            m.d.sync += beat.eq(Mux(beat == self.beats - 1, 0, beat + 1))
+        m.d.sync += full.eq((full & ~advance) | (self.row_valid & self.row_ready & (beat == self.beats - 1)))
+        words = [assembled.word_select(at, 32) for at in range(self.row_words)]
+        sides = {f"side{at}": Signal(32, name=f"held{at}") for at in range(len(self.sides))}
+        with m.If(advance):
+            m.d.sync += [row.eq(Cat(*(flushed(word) for word in words))), group.eq(0), active.eq(1), left.eq(left - 1)]
+            m.d.sync += [held.eq(data) for held, data in zip(sides.values(), self.side_data, strict=True)]
+        with m.Elif(active):
+            m.d.sync += group.eq(group + 1)
+            with m.If(last):
+                m.d.sync += [active.eq(0), group.eq(0)]
+        m.d.comb += [ready.eq(advance) for ready in self.side_ready]
+        with m.If(advance & (left == 1)):
+            m.d.sync += running.eq(0)
+        with m.If(self.start):
+            m.d.sync += [left.eq(self.rows), running.eq(1), active.eq(0), full.eq(0), beat.eq(0), group.eq(0)]
+        return _Point([], active, group, self.groups, cast(dict[str, Any], sides)), row
+
+    # ---- stages
+
+    def _later(self, m: Module, point: _Point, values: list[Any], cycles: int) -> _Point:
+        """The pipeline some cycles on, with new values."""
+        return _Point(values, delay_reset(m, point.valid, cycles, self.start), delay(m, point.group, cycles),
+                      point.groups, {name: delay(m, value, cycles) for name, value in point.sides.items()})
+
+    def _read(self, m: Module, point: _Point, table: tuple[list[Any], int]) -> list[Any]:
+        ports, groups = table
+        address = point.group if groups > 1 else Const(0, 1)
+        m.d.comb += [port.addr.eq(address) for port in ports]
+        return [port.data for port in ports]
+
+    def _inner_product(self, m: Module, point: _Point, row: Any, table: tuple[list[Any], int],
+                       stage: InnerProduct) -> _Point:
+        stationary = self._read(m, point, table)
+        if isinstance(self._graph.stage(stage.source.stage), Scan):
+            depth = self.row_words
+            made = [self._library.place(m, f"hetcc_dot{depth}", lambda: Dot(self._library, depth),
+                                        {"row": row, "stationary": lane}, ("result",))[0] for lane in stationary]
+            return self._later(m, point, made, Dot.latency_of(depth))
+        products = [self._library.binary(m, "mul", value, word)
+                    for value, word in zip(point.values, stationary, strict=True)]
+        return self._combine(m, self._later(m, point, products, latency_of("mul")), "add")
+
+    def _combine(self, m: Module, point: _Point, function: str) -> _Point:
+        """All lanes of a row into one value: a tree over a group, then one over the groups of the row."""
+        value, latency = self._library.tree(m, function, point.values)
+        return self._collect(m, self._later(m, point, [value], latency), point.groups, function)
+
+    def _collect(self, m: Module, point: _Point, count: int, function: str) -> _Point:
+        """``count`` values that come one after another into one, by the aligned tree."""
+        if count == 1:
+            return _Point(point.values, point.valid, point.group, 1, point.sides)
+        window = [Signal(32) for _ in range(count - 1)]
+        arrived = Signal(range(count))
+        complete = point.valid & (arrived == count - 1)
+        with m.If(point.valid):
+            m.d.sync += [later.eq(earlier) for later, earlier in zip(window, (*window[1:], point.values[0]), strict=True)]
+            m.d.sync += arrived.eq(Mux(complete, 0, arrived + 1))
+        with m.If(self.start):
+            m.d.sync += arrived.eq(0)
+        value, latency = self._library.tree(m, function, [*window, point.values[0]])
+        gathered = _Point([point.values[0]], complete, Const(0, 1), 1, point.sides)
+        return self._later(m, gathered, [value], latency)
+
+    def _map(self, m: Module, point: _Point, stage: Map, tables: Any) -> _Point:
+        operands: list[list[Any]] = []
+        keys = {axis.name for axis in self._graph.keys}
+        for operand in stage.operands:
+            if isinstance(operand, Stream):
+                operands.append(point.values)
+            elif isinstance(operand, Immediate):
+                operands.append([flushed(Const(bits_of(operand.value), 32))] * len(point.values))
+            elif {name for name, _ in operand.strides} & keys:
+                operands.append([flushed(point.sides[f"side{self.sides.index(operand)}"])])
+            else:
+                operands.append(self._read(m, point, next(tables)))
+        if len(operands) == 1:
+            values = [self._library.unary(m, stage.function, value) for value in operands[0]]
+        else:
+            values = [self._library.binary(m, stage.function, *pair) for pair in zip(*operands, strict=True)]
+        return self._later(m, point, values, latency_of(stage.function))
+
+    def _reduce(self, m: Module, point: _Point, stage: Reduce) -> _Point:
+        function = "add" if stage.function == "sum" else stage.function
+        keys = {axis.name for axis in self._graph.keys}
+        if set(stage.over) & keys:
+            return self._collect(m, point, extent_product(self._graph, stage.over), function)
+        return self._combine(m, point, function)
+
+    def _finish(self, m: Module, point: _Point) -> None:
+        """Feed the selection, wait until every candidate has passed its cells, then shift the entries out."""
+        unit = TopKUnit(self._library, self._selection.k, self._selection.largest)
+        m.submodules.selection = unit
+        m.d.comb += [unit.clear.eq(self.start), unit.valid.eq(point.valid & self.busy), unit.value.eq(point.values[0])]
+        settle, sent = Signal(range(self._selection.k + 3)), Signal(range(self._selection.k + 1))
+        draining = Signal()
+        m.d.comb += [
+            self.out_valid.eq(draining), self.out_last.eq(sent == self._selection.k - 1),
+            self.out_value.eq(Mux(is_nan(unit.head_value), 0x7FC00000, unit.head_value)),
+            self.out_index.eq(unit.head_index), unit.drain.eq(draining & self.out_ready),
+        ]
+        with m.If(self.start):
+            m.d.sync += [self.busy.eq(1), self.done.eq(0), settle.eq(0), sent.eq(0), draining.eq(0)]
+        with m.Elif(draining):
+            with m.If(self.out_ready):
+                m.d.sync += sent.eq(sent + 1)
+                with m.If(self.out_last):
+                    m.d.sync += [draining.eq(0), self.busy.eq(0), self.done.eq(1)]
+        with m.Elif(self.busy & (unit.accepted == self.candidates)):
+            m.d.sync += settle.eq(settle + 1)
+            with m.If(settle == self._selection.k):
+                m.d.sync += draining.eq(1)
+
+
+class Dot(Elaboratable):
+    """One inner product per cycle: all products at once, then the aligned tree."""
+
+    def __init__(self, library: Library, depth: int) -> None:
+        self._library = library
+        self._depth = depth
+        self.row = Signal(32 * depth)
+        self.stationary = Signal(32 * depth)
+        self.result = Signal(32)
+
+    @staticmethod
+    def latency_of(depth: int) -> int:
+        """Cycles from operands to result."""
+        return latency_of("mul") + (depth - 1).bit_length() * latency_of("add")
+
+    def elaborate(self, _platform: Any) -> Module:
+        m = Module()
+        products = [self._library.binary(m, "mul", self.row.word_select(at, 32), self.stationary.word_select(at, 32))
+                    for at in range(self._depth)]
+        value, _ = self._library.tree(m, "add", products)
+        m.d.comb += self.result.eq(value)
+        return m
+
+
+def delay_reset(m: Module, value: Any, cycles: int, clear: Any) -> Any:
+    """One bit some cycles later; ``clear`` empties the way."""
+    for _ in range(cycles):
+        later = Signal()
+        m.d.sync += later.eq(value & ~clear)
+        value = later
+    return value
+
+
+def bits_of(value: float) -> int:
+    """The 32 bits of a binary32 number."""
+    import numpy
+
+    return int(numpy.array(value, numpy.float32).view(numpy.uint32))
+
+
+__all__ = ["INDEX_BITS", "Dot", "Load", "StreamCore"]

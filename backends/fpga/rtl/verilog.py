@@ -1,0 +1,67 @@
+"""Verilog of a streaming core: every distinct unit once, and the core that instantiates them."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hetcc.backends.fpga import tools
+from hetcc.backends.fpga.stage_graph import StageGraph
+
+_SCRIPT = """\
+proc -nomux -norom
+memory_collect
+attrmap -remove generator -remove top -remove src -remove amaranth.hierarchy -remove amaranth.decoding
+attrmap -modattr -remove generator -remove top -remove src -remove amaranth.hierarchy -remove amaranth.decoding
+write_verilog -norename kernel.v
+"""
+
+
+def write(graph: StageGraph, kernel: str, lanes: int) -> bytes:
+    """The Verilog text of a stage graph within the limits of ``limits.check``; equal graphs give equal bytes.
+
+    Args:
+        graph: the kernel.
+        kernel: name of the top module.
+        lanes: results of the first inner product per cycle (``cycles.choose_lanes``).
+
+    Raises:
+        ToolError: HET-T001, no yosys; HET-T002, it failed.
+    """
+    tools.require_yosys()
+    from hetcc.backends.fpga.rtl.library import Library
+    from hetcc.backends.fpga.rtl.top import StreamCore
+
+    library = Library(shared=True)
+    core = StreamCore(graph, library, lanes)
+    texts = {kernel: _netlist(core, kernel, core.ports())}
+    # Units may themselves refer to units, so look again until no new name appears.
+    while missing := [name for name in library.modules if name not in texts]:
+        for name in missing:
+            unit, ports = library.modules[name]
+            texts[name] = _netlist(unit, name, ports)
+    with tempfile.TemporaryDirectory(prefix="hetcc-rtl-") as name:
+        folder = Path(name)
+        reads = []
+        for module in sorted(texts):
+            (folder / f"{module}.il").write_text(texts[module])
+            reads.append(f"read_rtlil {module}.il\n")
+        (folder / "write.ys").write_text("".join(reads) + _SCRIPT)
+        tools.run_yosys("write.ys", folder)
+        return _without_banner((folder / "kernel.v").read_bytes())
+
+
+def _netlist(unit: Any, name: str, ports: tuple[Any, ...]) -> str:
+    from amaranth.back import rtlil
+
+    return str(rtlil.convert(unit, name=name, ports=list(ports), emit_src=False))
+
+
+def _without_banner(text: bytes) -> bytes:
+    """The text without its first line, which names the version of the writer."""
+    first, _, rest = text.partition(b"\n")
+    return rest.lstrip(b"\n") if first.startswith(b"/*") else text
+
+
+__all__ = ["write"]

@@ -1,0 +1,1 @@
+"""The GPU back end: regions through torch-mlir and IREE, emulated on the processor where there is no GPU."""

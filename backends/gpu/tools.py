@@ -1,0 +1,191 @@
+"""The only place of the GPU back end that runs programs: the importer and ``iree-compile``, as child processes.
+
+A child that crashes, is killed or does not end in time gives an :class:`Outcome` with the reason; nothing is raised.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from hetcc.errors import ToolError, UserError
+
+IMPORT_TIMEOUT_S = 600.0
+COMPILE_TIMEOUT_S = 900.0
+_PACKAGES = ("torch", "torch-mlir", "iree-base-compiler")
+_SOURCES = ("importer.py", "rewrites.py", "topk.py", "wire.py", "onnx_selection.py")
+_REASON_CHARACTERS = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A device that ``iree-compile`` makes code for."""
+
+    name: str
+    flags: tuple[str, ...]
+    emulates: bool = False
+    """Whether the code runs on the host's processor in place of a GPU."""
+
+
+def _hip(chip: str) -> Target:
+    return Target(chip, ("--iree-hal-target-device=hip", f"--iree-rocm-target={chip}"))
+
+
+def _cuda(chip: str) -> Target:
+    return Target(chip, ("--iree-hal-target-device=cuda", f"--iree-cuda-target={chip}"))
+
+
+# A fixed baseline instead of "host": the same bytes on every machine of one architecture. x86-64-v3 is AVX2 with FMA,
+# which every x86 server since 2015 has.
+_BASELINES: Mapping[str, tuple[str, str]] = {
+    "x86_64": ("x86_64-unknown-linux-gnu", "x86-64-v3"),
+    "aarch64": ("aarch64-unknown-linux-gnu", "generic"),
+}
+
+
+def _llvm_cpu() -> Target:
+    machine = platform.machine()
+    triple, baseline = _BASELINES.get(machine, (f"{machine}-unknown-linux-gnu", "generic"))
+    return Target("llvm-cpu", ("--iree-hal-target-device=local", "--iree-hal-local-target-device-backends=llvm-cpu",
+                               f"--iree-llvmcpu-target-triple={triple}", f"--iree-llvmcpu-target-cpu={baseline}"), True)
+
+
+TARGETS: Mapping[str, Target] = {
+    target.name: target
+    for target in (_hip("gfx90a"), _hip("gfx942"), _cuda("sm_80"), _cuda("sm_90"), _llvm_cpu())
+}
+COMMON_FLAGS = ("--iree-input-type=auto",)
+
+
+def target_named(name: str) -> Target:
+    """The target ``name``.
+
+    Raises:
+        UserError: HET-G001, there is no such target.
+    """
+    if name not in TARGETS:
+        raise UserError("HET-G001", f"no GPU target is called '{name}'", fix="one of " + ", ".join(TARGETS))
+    return TARGETS[name]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a child process ended."""
+
+    ok: bool
+    reason: str = ""
+    """Why it is not ok: what the program said, the signal, or the time limit."""
+
+
+def run_child(arguments: Sequence[str], timeout_s: float) -> Outcome:
+    """Runs a program to its end; its whole process group is killed when the time is up."""
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    with subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                          env=environment, start_new_session=True) as child:
+        try:
+            _, complaint = child.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            _kill_group(child)
+            return Outcome(False, f"not finished after {timeout_s:g} s")
+        except BaseException:
+            _kill_group(child)
+            raise
+    if child.returncode == 0:
+        return Outcome(True)
+    if child.returncode < 0:
+        return Outcome(False, f"crashed with {_signal_name(-child.returncode)}")
+    return Outcome(False, _first_complaint(complaint.decode(errors="replace")) or f"exit status {child.returncode}")
+
+
+def _kill_group(child: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.communicate()
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _first_complaint(text: str) -> str:
+    """The first line that says ``error``, without the path in front, else the last line."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    for line in lines:
+        before, mark, after = line.partition("error:")
+        if mark and " " not in before.strip():
+            return after.strip()[:_REASON_CHARACTERS]
+    return lines[-1][:_REASON_CHARACTERS] if lines else ""
+
+
+@cache
+def iree_compile_path() -> str:
+    """The ``iree-compile`` of the iree-base-compiler package.
+
+    Raises:
+        ToolError: HET-T001, the package is not installed.
+    """
+    with contextlib.suppress(ModuleNotFoundError):
+        spec = importlib.util.find_spec("iree.compiler")
+        for folder in (spec.submodule_search_locations or ()) if spec else ():
+            program = Path(folder) / "_mlir_libs" / "iree-compile"
+            if program.is_file():
+                return str(program)
+    raise ToolError("HET-T001", "iree-compile is not installed", fix="pip install 'hetcc[gpu]'")
+
+
+def require_tools() -> None:
+    """Checks that GPU code can be made on this machine.
+
+    Raises:
+        ToolError: HET-T001, a package is missing.
+    """
+    iree_compile_path()
+    for package in _PACKAGES:
+        try:
+            importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            raise ToolError("HET-T001", f"the package {package} is not installed",
+                            fix="pip install 'hetcc[gpu]'") from None
+
+
+@cache
+def toolchain_identity() -> str:
+    """Versions of all that decides the bytes: the packages, and hetcc's own importer by the digest of its text."""
+    versions = ",".join(f"{name}={importlib.metadata.version(name)}" for name in _PACKAGES)
+    digest = hashlib.sha256()
+    folder = Path(__file__).parent
+    rebuild = importlib.util.find_spec("hetcc.aten.rebuild")
+    origins = [str(folder / name) for name in _SOURCES] + ([rebuild.origin] if rebuild and rebuild.origin else [])
+    for origin in origins:
+        digest.update(Path(origin).read_bytes())
+    return f"{versions},importer={digest.hexdigest()[:16]}"
+
+
+def run_importer(pairs: Sequence[tuple[Path, Path]], timeout_s: float = IMPORT_TIMEOUT_S) -> Outcome:
+    """Imports regions (file in, MLIR file out) one after another in one child process."""
+    paths = [str(path) for pair in pairs for path in pair]
+    return run_child([sys.executable, "-m", "hetcc.backends.gpu.importer", *paths], timeout_s)
+
+
+def run_compiler(source: Path, destination: Path, target: Target, timeout_s: float = COMPILE_TIMEOUT_S,
+                 program: str = "") -> Outcome:
+    """Compiles MLIR to a module for ``target``; ``program`` stands in for iree-compile in tests."""
+    arguments = [program or iree_compile_path(), str(source), *COMMON_FLAGS, *target.flags, "-o", str(destination)]
+    outcome = run_child(arguments, timeout_s)
+    if outcome.ok and not destination.is_file():
+        return Outcome(False, "the compiler wrote no module")
+    return outcome

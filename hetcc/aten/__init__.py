@@ -1,0 +1,1 @@
+"""The torch domain: from exported programs to the Graph and back."""

@@ -1,0 +1,79 @@
+"""Tidying that only makes sense in the aten domain: buffers filled slice by slice are concatenations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from hetcc.aten.build import AtenBuilder
+from hetcc.ir import Graph, Node, Operand, live_nodes
+
+
+@dataclass(frozen=True)
+class _Slice:
+    start: int
+    stop: int
+    source: str
+
+
+def fold_slice_scatters(graph: Graph) -> Graph:
+    """Replace ``slice_scatter`` chains that cover an ``empty`` tensor by one ``cat``.
+
+    Before: ``empty``, then one ``slice_scatter(_, copy(slice(_), part))`` per part. After: ``cat(parts)``.
+    Does not touch: chains with gaps or overlaps, other steps than 1, or intermediate results used elsewhere.
+    """
+    builder = AtenBuilder()
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        parts = _parts(graph, node) if node.operator.name == "slice_scatter" else None
+        if parts is None:
+            nodes.append(node)
+            continue
+        output = graph.values[node.outputs[0]]
+        folded = builder.concat(node.name, parts, node.integer("axis"), output, node.provenance)
+        nodes.append(folded)
+    results = (*graph.outputs, *(update.value for update in graph.updates))
+    kept = live_nodes(nodes, results)
+    used = {*graph.inputs, *graph.caches, *results, *(name for node in kept for name in (*node.inputs, *node.outputs))}
+    return replace(graph, nodes=kept, values={name: value for name, value in graph.values.items() if name in used})
+
+
+def _parts(graph: Graph, last: Node) -> tuple[str, ...] | None:
+    """Sources of a complete chain that ends in ``last``, in axis order; None if it is no such chain."""
+    filled, axis = last.outputs[0], last.integer("axis")
+    extent = graph.type_of(filled).shape[axis]
+    if any(user.operator.name == "slice_scatter" and user.attribute("axis") == axis and user.inputs[0] == filled
+           for user in graph.consumers_of(filled)):
+        return None
+    found: list[_Slice] = []
+    node: Node | None = last
+    while node is not None and node.operator.name == "slice_scatter":
+        piece = _slice_of(graph, node, axis, extent)
+        if piece is None:
+            return None
+        found.append(piece)
+        node = graph.producer.get(node.inputs[0])
+    if node is None or node.attribute("function") != "empty":
+        return None
+    found.sort(key=lambda piece: piece.start)
+    edges = [0, *(piece.stop for piece in found)]
+    covers = all(piece.start == edge for piece, edge in zip(found, edges, strict=False)) and edges[-1] == extent
+    return tuple(piece.source for piece in found) if covers else None
+
+
+def _slice_of(graph: Graph, node: Node, axis: int, extent: int) -> _Slice | None:
+    if node.integer("axis") != axis or len(node.inputs) != 2:
+        return None
+    numbers = [part for part in node.arguments[2:] if isinstance(part, int) and not isinstance(part, bool)]
+    start, stop = (numbers[1] if len(numbers) > 1 else 0), min(numbers[2] if len(numbers) > 2 else extent, extent)
+    step = numbers[3] if len(numbers) > 3 else 1
+    source = node.inputs[1]
+    producer = graph.producer.get(source)
+    if producer is not None and producer.operator.name == "copy":
+        last_operand = producer.arguments[1]
+        if not isinstance(last_operand, Operand):
+            return None
+        copied = producer.inputs[last_operand.index]
+        if graph.type_of(copied) != graph.type_of(source):
+            return None
+        source = copied
+    return _Slice(start, stop, source) if step == 1 and start >= 0 else None

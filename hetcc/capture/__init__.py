@@ -1,0 +1,109 @@
+"""From a model's name to graphs. The only room, with aten, workloads and the host back end, that knows torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from hetcc.capture.model import CapturedModel, CaptureRequest, Phase, WeightReference, source_file
+from hetcc.errors import UserError
+from hetcc.ir import Graph
+
+__all__ = ["CaptureRequest", "CapturedModel", "Phase", "WeightReference", "capture"]
+
+Progress = Callable[[str], None]
+
+
+def _silent(message: str) -> None:
+    del message
+
+
+def capture(request: CaptureRequest, progress: Progress = _silent) -> CapturedModel:
+    """Capture every phase ``request`` asks for.
+
+    Raises:
+        UserError: HET-C001 to HET-C009; the text says what to change.
+    """
+    if source_file(request.model, ".onnx"):
+        from hetcc.capture.onnx_door import capture_onnx
+
+        return capture_onnx(request)
+    if source_file(request.model, ".pt2") or ".py:" in request.model:
+        from hetcc.capture.program import capture_program
+
+        return capture_program(request)
+    return _capture_hugging_face(request, progress)
+
+
+def _quiet_transformers() -> None:
+    """No network look-ups and no load reports: a plan must not depend on a hub being reachable."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def _capture_hugging_face(request: CaptureRequest, progress: Progress) -> CapturedModel:
+    _quiet_transformers()
+    import torch
+    import transformers
+
+    from hetcc.capture.source import resolve
+    from hetcc.capture.weights import BoundWeights, bind_weights
+
+    progress("reading the configuration")
+    source = resolve(request)
+    phases = request.phases or ((Phase.DECODE,) if source.is_decoder else (Phase.ENCODE,))
+    for phase in phases:
+        if (phase is Phase.ENCODE) == source.is_decoder:
+            right = "prefill or decode" if source.is_decoder else "encode"
+            raise UserError("HET-C007", f"{source.model_class.__name__} has no phase '{phase.value}'",
+                            fix=f"use --phase {right}")
+    graphs = {phase.value: _capture_phase(source, phase, request, progress) for phase in phases}
+    bound = BoundWeights()
+    if request.weights:
+        progress("binding weights")
+        bound = bind_weights(request, source, graphs.values())
+    return CapturedModel(
+        request, graphs, bound.constants, bound.references, bound.generated,
+        {"model_class": source.model_class.__name__, "torch": torch.__version__,
+         "transformers": transformers.__version__})
+
+
+def _capture_phase(source: Any, phase: Phase, request: CaptureRequest, progress: Progress) -> Graph:
+    """One phase: the shortest prefix of layers if the rest are copies, else everything."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from hetcc.aten.simplify import fold_slice_scatters
+    from hetcc.capture.export import export_phase
+    from hetcc.capture.layers import find_pattern, instantiate
+
+    with torch.device("meta"):
+        whole = _build(source, request)
+    pattern = find_pattern(whole)
+    if pattern is not None and pattern.prefix_length() < len(pattern.kinds):
+        shorter = source.shortened(pattern.prefix_length())
+        with FakeTensorMode():
+            prefix_model = _build(shorter, request)
+            captured = find_pattern(prefix_model)
+            if captured is not None and captured.kinds == pattern.kinds[:pattern.prefix_length()]:
+                progress(f"capturing {phase.value}: {pattern.prefix_length()} of {len(pattern.kinds)} layers, "
+                         "the others repeat them")
+                graph = instantiate(fold_slice_scatters(export_phase(prefix_model, phase, request)), pattern)
+                if graph is not None:
+                    return graph
+    progress(f"capturing {phase.value}: the whole model")
+    with FakeTensorMode():
+        return fold_slice_scatters(export_phase(_build(source, request), phase, request))
+
+
+def _build(source: Any, request: CaptureRequest) -> Any:
+    try:
+        return source.build()
+    except (ValueError, RuntimeError, TypeError, ZeroDivisionError, AttributeError, KeyError, IndexError) as error:
+        given = " ".join(f"--set {key}={value}" for key, value in request.overrides)
+        raise UserError("HET-C002", f"{source.model_class.__name__} cannot be built: {error}", where=given,
+                        fix="change the settings so that they fit each other") from error

@@ -1,0 +1,170 @@
+"""Which transformers model a name means, with overrides applied and nothing downloaded."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hetcc.capture.model import CaptureRequest
+from hetcc.errors import UserError
+
+
+@dataclass(frozen=True)
+class HuggingFaceModel:
+    """A configuration and the transformers class to build from it."""
+
+    config: Any
+    model_class: Any
+    directory: Path | None
+    """Folder of the checkpoint when the model was named by one."""
+    is_decoder: bool
+
+    def build(self) -> Any:
+        """A freshly initialised module in evaluation mode, without gradients."""
+        model = self.model_class._from_config(
+            self.config, attn_implementation="eager", experts_implementation="batched_mm", dtype=self.config.dtype)
+        return model.eval().requires_grad_(False)
+
+    def build_reference(self) -> Any:
+        """The same model as Hugging Face runs it by default in eager mode (its own expert loop included)."""
+        model = self.model_class._from_config(
+            self.config, attn_implementation="eager", experts_implementation="eager", dtype=self.config.dtype)
+        return model.eval().requires_grad_(False)
+
+    def shortened(self, layers: int) -> HuggingFaceModel:
+        """The same model with only its first ``layers`` hidden layers."""
+        config = copy.deepcopy(self.config)
+        count = config.num_hidden_layers
+        for key, value in vars(self.config).items():
+            if isinstance(value, list) and len(value) == count:
+                setattr(config, key, value[:layers])
+        config.num_hidden_layers = layers
+        return replace(self, config=config)
+
+
+def resolve(request: CaptureRequest) -> HuggingFaceModel:
+    """Find the model ``request.model`` names.
+
+    Raises:
+        UserError: HET-C001 unknown name, HET-C002 impossible override.
+    """
+    import torch
+
+    directory = _local_directory(request.model)
+    config = _load_config(request.model, directory)
+    overrides = _parse_overrides(config, request)
+    config = _apply(config, overrides, request)
+    config.dtype = getattr(torch, request.dtype.value)
+    model_class, is_decoder = _model_class(config)
+    return HuggingFaceModel(config, model_class, directory, is_decoder)
+
+
+def _local_directory(model: str) -> Path | None:
+    path = Path(model).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError("HET-C001", f"the folder '{model}' holds no config.json",
+                            fix="name a folder saved by save_pretrained")
+        return path.resolve()
+    return None
+
+
+def _load_config(model: str, directory: Path | None) -> Any:
+    from transformers import AutoConfig
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    if directory is not None:
+        return AutoConfig.from_pretrained(str(directory), local_files_only=True)
+    if model in CONFIG_MAPPING:
+        return AutoConfig.for_model(model)
+    if "/" in model:
+        try:
+            return AutoConfig.from_pretrained(model, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise UserError("HET-C001", f"'{model}' is not in the local Hugging Face cache",
+                            fix="download it with `hf download`, or name a local folder or a model type") from error
+    close = difflib.get_close_matches(model, list(CONFIG_MAPPING), n=3)
+    hint = f"did you mean {', '.join(close)}? " if close else ""
+    raise UserError("HET-C001", f"'{model}' is neither a model type of transformers, a folder nor a file",
+                    fix=hint + "model types are the keys of transformers.CONFIG_MAPPING")
+
+
+def _parse_overrides(config: Any, request: CaptureRequest) -> dict[str, Any]:
+    known = config.to_dict()
+    found: dict[str, Any] = {}
+    for key, text in request.overrides:
+        if not hasattr(config, key):
+            close = difflib.get_close_matches(key, list(known), n=3)
+            raise UserError("HET-C002", f"the configuration of {request.model} has no setting '{key}'",
+                            where=f"--set {key}={text}",
+                            fix=f"did you mean {', '.join(close)}?" if close else "see the model's configuration class")
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        present = known.get(key)
+        if present is not None and not _compatible(present, value):
+            raise UserError("HET-C002", f"'{key}' is {type(present).__name__} ({present!r}) but was set to {text!r}",
+                            where=f"--set {key}={text}", fix=f"give a {type(present).__name__}")
+        found[key] = value
+    return found
+
+
+def _compatible(present: Any, value: Any) -> bool:
+    if isinstance(present, bool) or isinstance(value, bool):
+        return isinstance(present, bool) and isinstance(value, bool)
+    if isinstance(present, (int, float)):
+        return isinstance(value, (int, float)) and (isinstance(present, float) or float(value).is_integer())
+    return value is None or isinstance(value, type(present))
+
+
+def _apply(config: Any, overrides: dict[str, Any], request: CaptureRequest) -> Any:
+    """A configuration built anew, so that settings derived from others follow the overrides."""
+    if not overrides:
+        return config
+    settings = config.to_dict()
+    layers_before = getattr(config, "num_hidden_layers", None)
+    layers_after = overrides.get("num_hidden_layers", layers_before)
+    defaults = type(config)().to_dict()
+    for key, value in list(settings.items()):
+        per_layer = isinstance(value, list) and len(value) == layers_before and layers_after != layers_before
+        if per_layer and key not in overrides:
+            if value == defaults.get(key) or layers_after > layers_before:
+                del settings[key]
+            else:
+                settings[key] = value[:layers_after]
+    settings.update(overrides)
+    settings.pop("model_type", None)
+    derived = {key for key, value in settings.items() if key not in overrides and value == defaults.get(key)}
+    try:
+        return type(config)(**{key: value for key, value in settings.items() if key not in derived})
+    except (ValueError, TypeError, KeyError, IndexError, ZeroDivisionError) as error:
+        given = ", ".join(f"{key}={text}" for key, text in request.overrides)
+        raise UserError("HET-C002", f"the configuration of {request.model} refuses these settings: {error}",
+                        where=f"--set {given}", fix="change the settings so that they fit each other") from error
+
+
+def _model_class(config: Any) -> tuple[Any, bool]:
+    """The transformers class for a configuration, and whether it decodes with a cache.
+
+    A checkpoint says so itself (``architectures``); a bare configuration is a decoder when its type has a causal
+    language model and no masked one.
+    """
+    import transformers
+    from transformers.models.auto import modeling_auto
+
+    named = [getattr(transformers, name, None) for name in (config.architectures or [])]
+    causal = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING
+    masked = modeling_auto.MODEL_FOR_MASKED_LM_MAPPING
+    if named and named[0] is not None:
+        return named[0], named[0].__name__.endswith("ForCausalLM")
+    if type(config) in causal and type(config) not in masked:
+        return causal[type(config)], True
+    if type(config) in modeling_auto.MODEL_MAPPING:
+        return modeling_auto.MODEL_MAPPING[type(config)], False
+    raise UserError("HET-C004", f"transformers has no text model for '{config.model_type}'",
+                    fix="name the model with path.py:factory, a .pt2 or an .onnx file")

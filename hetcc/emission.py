@@ -1,0 +1,121 @@
+"""From programs to files: what the back ends make of the regions, and what is kept from a device because it failed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy
+
+from hetcc.backends.contract import EmittedRegion, Rejected
+from hetcc.errors import UserError
+from hetcc.ir import Graph
+from hetcc.ir.subgraph import digest_of
+from hetcc.planning import PlannedPhase
+from hetcc.stopwatch import Stopwatch
+
+HOST_ENGINES = {"aten": "torch eager (host)", "onnx": "onnx reference (host)"}
+
+
+@dataclass(frozen=True)
+class EmissionOptions:
+    """What code is generated for."""
+
+    targets: tuple[str, ...] = ("gfx90a", "llvm-cpu")
+    verilog: bool = True
+    on_unsupported: str = "warn"
+    """``fallback`` (say nothing), ``warn`` or ``error`` when the host has to run something."""
+
+
+@dataclass(frozen=True)
+class Emission:
+    """Files of a bundle and the entry of every region."""
+
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    regions: Mapping[str, EmittedRegion] = field(default_factory=dict)
+    """By ``phase/region``; entries are paths in the bundle."""
+    refused: Mapping[str, Rejected] = field(default_factory=dict)
+    """Regions their device's tools do not take after all, by ``phase/region``."""
+
+
+def key_of(phase: str, region: str) -> str:
+    """The name of a region across phases."""
+    return f"{phase}/{region}"
+
+
+def emit(phases: Sequence[PlannedPhase], options: EmissionOptions, constants: Mapping[str, numpy.ndarray],
+         watch: Stopwatch) -> Emission:
+    """Generate code for every region of every phase; equal programs are compiled once."""
+    by_device: dict[str, dict[str, Graph]] = {"gpu": {}, "fpga": {}, "host": {}}
+    for phase in phases:
+        for program in phase.programs:
+            by_device[program.device][key_of(phase.name, program.name)] = program.program
+    files: dict[str, bytes] = {}
+    found: dict[str, EmittedRegion] = {}
+    refused: dict[str, Rejected] = {}
+    with watch.stage("emit gpu"):
+        results = _emit_gpu(by_device["gpu"], options, constants, watch)
+    with watch.stage("emit fpga"):
+        results |= _emit_fpga(by_device["fpga"], options, constants)
+    for key, result in results.items():
+        if isinstance(result, Rejected):
+            refused[key] = result
+            continue
+        folder = "gpu" if key in by_device["gpu"] else "fpga"
+        files.update({f"{folder}/{path}": content for path, content in result.files.items()})
+        found[key] = EmittedRegion(result.engine, {}, f"{folder}/{result.entry}")
+    for key, program in by_device["host"].items():
+        domain = program.nodes[0].operator.domain if program.nodes else "aten"
+        found[key] = EmittedRegion(HOST_ENGINES.get(domain, domain))
+    return Emission(files, found, refused)
+
+
+def _emit_gpu(regions: Mapping[str, Graph], options: EmissionOptions, constants: Mapping[str, numpy.ndarray],
+              watch: Stopwatch) -> dict[str, EmittedRegion | Rejected]:
+    from hetcc.backends.gpu.emit import emit_many
+
+    def progress(done: int, total: int, name: str) -> None:
+        watch.progress(f"emit gpu: {done} of {total} programs ({name})")
+
+    return emit_many(regions, options.targets, constants=constants, progress=progress) if regions else {}
+
+
+def _emit_fpga(regions: Mapping[str, Graph], options: EmissionOptions,
+               constants: Mapping[str, numpy.ndarray]) -> dict[str, EmittedRegion | Rejected]:
+    from hetcc.backends.fpga.emit import emit as emit_region
+
+    made: dict[str, EmittedRegion | Rejected] = {}
+    results: dict[str, EmittedRegion | Rejected] = {}
+    for key, program in regions.items():
+        digest = digest_of(program)
+        if digest not in made:
+            made[digest] = emit_region(program, key, constants, with_verilog=options.verilog)
+        results[key] = made[digest]
+    return results
+
+
+def clusters_refused(phase: PlannedPhase, emission: Emission) -> list[tuple[str, str, str]]:
+    """(cluster, device, reason) for the regions of a phase that their tools do not take."""
+    found = []
+    for region in phase.placement.regions:
+        rejected = emission.refused.get(key_of(phase.name, region.name))
+        if rejected is not None:
+            found.extend((cluster, region.device, str(rejected)) for cluster in region.clusters)
+    return found
+
+
+def check_fallbacks(phases: Sequence[PlannedPhase], options: EmissionOptions, watch: Stopwatch) -> None:
+    """Say loudly what the host will run, or refuse.
+
+    Raises:
+        UserError: HET-C009 with ``--on-unsupported error``.
+    """
+    for phase in phases:
+        hosted = [program for program in phase.programs if program.device == "host"]
+        if not hosted or options.on_unsupported == "fallback":
+            continue
+        nodes = [node for program in hosted for node in program.nodes]
+        text = f"{phase.name}: {len(nodes)} nodes run on the host, first '{nodes[0]}'"
+        if options.on_unsupported == "error":
+            raise UserError("HET-C009", text, fix="give --on-unsupported warn to run them on the host")
+        watch.progress(f"warning: {text}; `hetcc explain BUNDLE NODE` says why")

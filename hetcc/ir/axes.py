@@ -1,0 +1,207 @@
+"""Following one axis of a tensor through operators, by shapes and normalised attributes alone.
+
+An axis is *kept* by an operator when every slice of the output along it depends on the same slice of the input alone.
+``sources`` answers: from which axes of which inputs does this output axis come? ``contracted`` answers: over which
+axes of which inputs does the operator sum?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from hetcc.ir.graph import Graph, Node
+from hetcc.ir.operators import OperatorClass
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ValueAxis:
+    """One axis of one value."""
+
+    value: str
+    axis: int
+
+
+def reshape_axes(source: Shape, target: Shape) -> dict[int, int]:
+    """Target axis -> source axis, for the axes a reshape keeps whole (extent above 1).
+
+    An axis survives when its extent and the product of the extents before it are the same on both sides.
+    """
+    starts: dict[tuple[int, int], int] = {}
+    before = 1
+    for axis, extent in enumerate(source):
+        if extent > 1:
+            starts[(before, extent)] = axis
+        before *= extent
+    found: dict[int, int] = {}
+    before = 1
+    for axis, extent in enumerate(target):
+        if extent > 1 and (before, extent) in starts:
+            found[axis] = starts[(before, extent)]
+        before *= extent
+    return found
+
+
+def _broadcast(graph: Graph, node: Node, axis: int) -> list[ValueAxis]:
+    """Element-wise: aligned from the right; an input of extent 1 there does not carry the axis."""
+    rank = len(graph.type_of(node.outputs[0]).shape)
+    extent = graph.type_of(node.outputs[0]).shape[axis]
+    found = []
+    for name in node.inputs:
+        shape = graph.type_of(name).shape
+        position = axis - (rank - len(shape))
+        if position >= 0 and shape[position] == extent:
+            found.append(ValueAxis(name, position))
+    return found
+
+
+def _same(graph: Graph, node: Node, axis: int) -> list[ValueAxis]:
+    return [ValueAxis(node.inputs[0], axis)]
+
+
+def _along_axis(graph: Graph, node: Node, axis: int) -> list[ValueAxis]:
+    """Operators that mix entries along their own axis keep all the others."""
+    return [] if axis == node.attribute("axis") else [ValueAxis(node.inputs[0], axis)]
+
+
+def _view(graph: Graph, node: Node, axis: int) -> list[ValueAxis]:
+    source, target = graph.type_of(node.inputs[0]).shape, graph.type_of(node.outputs[0]).shape
+    kind = node.attribute("kind")
+    if kind == "permute":
+        permutation = node.attribute("permutation")
+        assert isinstance(permutation, tuple)
+        return [ValueAxis(node.inputs[0], permutation[axis])]
+    if kind == "expand":
+        position = axis - (len(target) - len(source))
+        return [ValueAxis(node.inputs[0], position)] if position >= 0 and source[position] == target[axis] else []
+    if kind in ("slice", "split"):
+        kept = source[axis] == target[axis]
+        return [ValueAxis(node.inputs[0], axis)] if kept else []
+    if kind == "select":
+        removed = node.integer("axis")
+        return [ValueAxis(node.inputs[0], axis if axis < removed else axis + 1)]
+    mapped = reshape_axes(source, target).get(axis)
+    return [] if mapped is None else [ValueAxis(node.inputs[0], mapped)]
+
+
+def _reduction(graph: Graph, node: Node, axis: int) -> list[ValueAxis]:
+    axes = node.attribute("axes")
+    reduced = set(axes) if isinstance(axes, tuple) else set()
+    if node.attribute("keepdims"):
+        return [] if axis in reduced else [ValueAxis(node.inputs[0], axis)]
+    kept = [position for position in range(len(graph.type_of(node.inputs[0]).shape)) if position not in reduced]
+    return [ValueAxis(node.inputs[0], kept[axis])] if axis < len(kept) else []
+
+
+def _normalization(graph: Graph, node: Node, axis: int) -> list[ValueAxis]:
+    axes = node.attribute("axes")
+    return [] if isinstance(axes, tuple) and axis in axes else [ValueAxis(node.inputs[0], axis)]
+
+
+def _matmul(graph: Graph, node: Node, axis: int) -> list[ValueAxis]:
+    shape = graph.type_of(node.outputs[0]).shape
+    found = []
+    for name, own in (("lhs", len(shape) - 2), ("rhs", len(shape) - 1)):
+        operand = node.operand(name)
+        if operand is None:
+            continue
+        operand_shape = graph.type_of(operand).shape
+        position = axis - (len(shape) - len(operand_shape))
+        is_batch = axis < len(shape) - 2
+        if position >= 0 and (axis == own or is_batch) and operand_shape[position] == shape[axis]:
+            found.append(ValueAxis(operand, position))
+    return found
+
+
+def _gather(graph: Graph, node: Node, axis: int) -> list[ValueAxis]:
+    data, indices = node.operand("data"), node.operand("indices")
+    if data is None or indices is None:
+        return []
+    own = node.integer("axis")
+    if node.attribute("mode") == "along":
+        candidates = [ValueAxis(indices, axis)] + ([] if axis == own else [ValueAxis(data, axis)])
+        extent = graph.type_of(node.outputs[0]).shape[axis]
+        return [found for found in candidates if graph.type_of(found.value).shape[found.axis] == extent]
+    if node.attribute("mode") != "rows":
+        return []
+    index_rank = len(graph.type_of(indices).shape)
+    if axis < own:
+        return [ValueAxis(data, axis)]
+    if axis < own + index_rank:
+        return [ValueAxis(indices, axis - own)]
+    return [ValueAxis(data, axis - index_rank + 1)]
+
+
+def _into_data(graph: Graph, node: Node, axis: int) -> list[ValueAxis]:
+    data = node.operand("data")
+    return [] if data is None else [ValueAxis(data, axis)]
+
+
+def _concat(graph: Graph, node: Node, axis: int) -> list[ValueAxis]:
+    return [] if axis == node.attribute("axis") else [ValueAxis(name, axis) for name in node.inputs]
+
+
+def _copy(graph: Graph, node: Node, axis: int) -> list[ValueAxis]:
+    shape = graph.type_of(node.outputs[0]).shape
+    if node.attribute("kind") == "slice_scatter":
+        return [] if axis == node.attribute("axis") else [ValueAxis(name, axis) for name in node.inputs]
+    return [ValueAxis(node.inputs[0], axis)] if graph.type_of(node.inputs[0]).shape == shape else []
+
+
+_RULES: Mapping[OperatorClass, Callable[[Graph, Node, int], list[ValueAxis]]] = {
+    OperatorClass.VIEW: _view,
+    OperatorClass.ELEMENTWISE: _broadcast,
+    OperatorClass.REDUCTION: _reduction,
+    OperatorClass.SOFTMAX: _along_axis,
+    OperatorClass.CUMULATIVE: _along_axis,
+    OperatorClass.NORMALIZATION: _normalization,
+    OperatorClass.MATMUL: _matmul,
+    OperatorClass.GATHER: _gather,
+    OperatorClass.SCATTER: _into_data,
+    OperatorClass.CACHE_UPDATE: _into_data,
+    OperatorClass.TOPK: _along_axis,
+    OperatorClass.SORT: _along_axis,
+    OperatorClass.CONCAT: _concat,
+    OperatorClass.COPY: _copy,
+}
+
+
+def sources(graph: Graph, node: Node, axis: int, *, through_softmax: bool = False) -> list[ValueAxis]:
+    """Input axes the output axis ``axis`` of ``node`` comes from; empty when it begins here or cannot be followed.
+
+    With ``through_softmax`` a softmax passes its own axis on as well: its entries mix, but stay in their places.
+    """
+    if through_softmax and node.operator_class is OperatorClass.SOFTMAX:
+        return _same(graph, node, axis)
+    rule = _RULES.get(node.operator_class)
+    return rule(graph, node, axis) if rule else []
+
+
+def contracted(graph: Graph, node: Node) -> list[ValueAxis]:
+    """Input axes ``node`` sums over: the inner axes of a matrix product, the axes of a reduction."""
+    if node.operator_class is OperatorClass.MATMUL:
+        lhs, rhs = node.operand("lhs"), node.operand("rhs")
+        found = []
+        if lhs is not None:
+            found.append(ValueAxis(lhs, len(graph.type_of(lhs).shape) - 1))
+        if rhs is not None:
+            found.append(ValueAxis(rhs, max(len(graph.type_of(rhs).shape) - 2, 0)))
+        return found
+    if node.operator_class is OperatorClass.REDUCTION:
+        axes = node.attribute("axes")
+        return [ValueAxis(node.inputs[0], axis) for axis in axes] if isinstance(axes, tuple) else []
+    return []
+
+
+def destinations(
+    graph: Graph, node: Node, source: ValueAxis, *, through_softmax: bool = False,
+) -> list[ValueAxis]:
+    """Output axes of ``node`` that come from ``source``."""
+    found = []
+    for output in node.outputs:
+        for axis in range(len(graph.type_of(output).shape)):
+            if source in sources(graph, node, axis, through_softmax=through_softmax):
+                found.append(ValueAxis(output, axis))
+    return found

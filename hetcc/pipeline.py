@@ -1,0 +1,253 @@
+"""The flow: capture, plan, emit, bundle. Everything above this is a front door, everything below a room."""
+
+from __future__ import annotations
+
+import json
+import resource
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hetcc import emission, planning
+from hetcc.capture.model import CapturedModel, CaptureRequest
+from hetcc.cost_model.device import load_device
+from hetcc.errors import InternalError, UserError
+from hetcc.ir import Stage
+from hetcc.ir.serialize import tagged_to_bytes
+from hetcc.ir.subgraph import digest_of
+from hetcc.passes.estimate import HOST, DeviceSet
+from hetcc.plan.bundle import PLAN_FILE, check_writable, write_bundle
+from hetcc.plan.plan import (
+    CacheSpec,
+    DeviceSpec,
+    PartitionSpec,
+    PhasePlan,
+    Plan,
+    Prediction,
+    RegionSpec,
+    TensorSpec,
+    plan_to_bytes,
+)
+from hetcc.plan.tensors import tensors_to_bytes
+from hetcc.planning import PlacementChoice, PlannedPhase
+from hetcc.registry import SUPPORTS, load
+from hetcc.report.explain import explanation_to_bytes
+from hetcc.report.summary import compile_summary
+from hetcc.stopwatch import Stopwatch, silent
+
+EMIT_CHOICES = ("auto", "always", "never")
+_DEMOTION_ROUNDS = 8
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """Everything one compile depends on."""
+
+    request: CaptureRequest
+    gpu: str = "mi210"
+    fpga: str = "u55c"
+    host: str = "host"
+    baseline: str = "tuned"
+    choice: PlacementChoice = PlacementChoice()
+    ignore_capacity: bool = False
+    emit: str = "auto"
+    """``auto`` generates code when weights are bound; ``always`` and ``never`` say so themselves."""
+    emission: emission.EmissionOptions = field(default_factory=emission.EmissionOptions)
+
+    def __post_init__(self) -> None:
+        if self.emit not in EMIT_CHOICES:
+            raise UserError("HET-U001", f"--emit is '{self.emit}'", fix=f"use one of {', '.join(EMIT_CHOICES)}")
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """The result of a compile: the plan, its bundle's files, and the numbers people ask for."""
+
+    plan: Plan
+    files: Mapping[str, bytes]
+    summary: Mapping[str, Any]
+    phases: tuple[PlannedPhase, ...]
+
+
+def compile_model(options: CompileOptions, output: Path | None = None, *, force: bool = False,
+                  progress: Callable[[str], None] = silent) -> Compiled:
+    """Compile a model and, if ``output`` is given, write its bundle.
+
+    Raises:
+        UserError: the input is wrong or cannot be served; HET-P003 when it does not fit and ``ignore_capacity`` is off
+            (the summary is on the error's ``details``).
+        ToolError: a code generator is missing or failed.
+    """
+    if output is not None:
+        check_writable(output, replace=force)
+    watch = Stopwatch(progress)
+    with watch.stage("capture"):
+        captured = _capture(options.request, progress)
+    return compile_captured(captured, options, output, force=force, watch=watch)
+
+
+def _capture(request: CaptureRequest, progress: Callable[[str], None]) -> CapturedModel:
+    from hetcc.capture import capture
+
+    return capture(request, progress)
+
+
+def compile_captured(captured: CapturedModel, options: CompileOptions, output: Path | None, *, force: bool,
+                     watch: Stopwatch) -> Compiled:
+    """The flow after capture."""
+    devices = device_set(options)
+    phases = tuple(planning.plan_phase(name, graph, captured.request, devices, options.choice, watch)
+                   for name, graph in captured.graphs.items())
+    misfits = _misfits(phases, devices)
+    if misfits and not options.ignore_capacity:
+        summary = compile_summary(phases, devices, fits=False, watch=watch, bundle=None, peak_rss_bytes=_peak_rss())
+        raise _does_not_fit(misfits, summary)
+    wants_code = options.emit == "always" or (options.emit == "auto" and captured.has_weights and not misfits)
+    made = emission.Emission()
+    if wants_code:
+        phases, made = _emit(phases, captured, options, devices, watch)
+    with watch.stage("bundle"):
+        plan = build_plan(captured, phases, options, devices, made, fits=not misfits)
+        files = bundle_files(captured, plan, phases, devices, made, options)
+        written = write_bundle(output, files, replace=force) if output is not None else None
+    summary = compile_summary(phases, devices, fits=not misfits, watch=watch,
+                              bundle=str(written) if written else None, peak_rss_bytes=_peak_rss())
+    return Compiled(plan, files, summary, phases)
+
+
+def device_set(options: CompileOptions) -> DeviceSet:
+    """Profiles and back ends of the devices named in the options.
+
+    Raises:
+        UserError: HET-M001, an unknown device or baseline.
+    """
+    profiles = {"gpu": load_device(options.gpu), "fpga": load_device(options.fpga), HOST: load_device(options.host)}
+    for name, profile in profiles.items():
+        if profile.kind.value != name:
+            raise UserError("HET-M001", f"'{profile.name}' is a {profile.kind.value}, not a {name}",
+                            fix=f"`hetcc devices` lists every {name}")
+    profiles["gpu"].baseline(options.baseline)
+    return DeviceSet(profiles, {name: load(spec)() for name, spec in SUPPORTS.items()}, options.baseline)
+
+
+def _misfits(phases: tuple[PlannedPhase, ...], devices: DeviceSet) -> list[tuple[str, str, int, int]]:
+    """(phase, device, bytes needed, bytes available) where the memory is too small."""
+    return [(phase.name, device, needed, devices.profiles[device].capacity_bytes)
+            for phase in phases for device, needed in phase.memory_bytes.items()
+            if device != HOST and needed > devices.profiles[device].capacity_bytes]
+
+
+def _does_not_fit(misfits: list[tuple[str, str, int, int]], summary: Mapping[str, Any]) -> UserError:
+    from hetcc.units import format_bytes
+
+    phase, device, needed, available = misfits[0]
+    error = UserError(
+        "HET-P003", f"{phase} needs {format_bytes(needed)} on the {device}, which has {format_bytes(available)}",
+        fix="lower --context or --batch, use a smaller --dtype or a larger device, or plan anyway with --ignore-capacity")
+    error.details = dict(summary)
+    return error
+
+
+def _peak_rss() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _emit(phases: tuple[PlannedPhase, ...], captured: CapturedModel, options: CompileOptions, devices: DeviceSet,
+          watch: Stopwatch) -> tuple[tuple[PlannedPhase, ...], emission.Emission]:
+    """Generate code; a region its tools refuse is placed elsewhere and the rest is generated again (from the cache)."""
+    del devices
+    for _ in range(_DEMOTION_ROUNDS):
+        made = emission.emit(phases, options.emission, captured.constants, watch)
+        if not made.refused:
+            emission.check_fallbacks(phases, options.emission, watch)
+            return phases, made
+        phases = tuple(planning.replan(phase, emission.clusters_refused(phase, made), options.choice, watch)
+                       for phase in phases)
+    raise InternalError("HET-I001", f"regions were still refused after {_DEMOTION_ROUNDS} rounds: "
+                        f"{next(iter(made.refused))}: {next(iter(made.refused.values()))}")
+
+
+def build_plan(captured: CapturedModel, phases: tuple[PlannedPhase, ...], options: CompileOptions, devices: DeviceSet,
+               made: emission.Emission, *, fits: bool) -> Plan:
+    """The plan that ``plan.json`` holds."""
+    return Plan(
+        model=captured.request.model, dtype=captured.request.dtype.value,
+        targets=options.emission.targets if made.regions else (), fits=fits, ignore_capacity=options.ignore_capacity,
+        devices=tuple(DeviceSpec(name=name, profile=profile.name,
+                                 capacity_bytes=0 if name == HOST else profile.capacity_bytes)
+                      for name, profile in devices.profiles.items()),
+        phases=tuple(_phase_plan(phase, options, made) for phase in phases))
+
+
+def _phase_plan(phase: PlannedPhase, options: CompileOptions, made: emission.Emission) -> PhasePlan:
+    graph = phase.graph
+
+    def spec(name: str) -> TensorSpec:
+        return TensorSpec(name=name, shape=graph.type_of(name).shape, dtype=graph.type_of(name).dtype.value)
+
+    outputs = [name for name in graph.outputs if name not in phase.observed]
+    prediction = Prediction(
+        baseline=options.baseline, latency_s=phase.placement.cost.time_s, energy_j=phase.placement.cost.energy_j,
+        gpu_only_latency_s=phase.gpu_only.cost.time_s, gpu_only_energy_j=phase.gpu_only.cost.energy_j)
+    partition = PartitionSpec(partitioner=phase.placement.partitioner, objective=phase.placement.objective,
+                              lower_bound=phase.placement.lower_bound, gap=phase.placement.gap)
+    first = graph.type_of(graph.inputs[0]).shape if graph.inputs else (1, 1)
+    return PhasePlan(
+        phase=phase.name, batch=phase.request.batch, tokens=first[1] if len(first) > 1 else 1,
+        context=phase.request.context, inputs=tuple(map(spec, graph.inputs)), outputs=tuple(map(spec, outputs)),
+        observed=phase.observed, regions=_region_specs(phase, made), steps=phase.steps, buffers=phase.buffers,
+        caches=tuple(CacheSpec(name=name, shape=graph.type_of(name).shape, dtype=graph.type_of(name).dtype.value,
+                               device=phase.cache_device[name], policy="single") for name in graph.caches),
+        memory_bytes=phase.memory_bytes, prediction=prediction, partition=partition)
+
+
+def _region_specs(phase: PlannedPhase, made: emission.Emission) -> tuple[RegionSpec, ...]:
+    specs = []
+    for program in phase.programs:
+        emitted = made.regions.get(emission.key_of(phase.name, program.name))
+        stages = [phase.tagged.stage_of(name) for name in program.nodes]
+        work = phase.works[program.name]
+        specs.append(RegionSpec(
+            name=program.name, device=program.device, engine=emitted.engine if emitted else "planned, not emitted",
+            entry=emitted.entry if emitted else "", digest=digest_of(program.program),
+            nodes=tuple(node.name for node in program.program.nodes),
+            stages={stage.value: stages.count(stage) for stage in Stage if stage in stages},
+            updates=tuple((update.cache, update.value) for update in program.program.updates),
+            flops=work.flops, bytes_read=work.bytes_read, bytes_written=work.bytes_written))
+    return tuple(specs)
+
+
+def bundle_files(captured: CapturedModel, plan: Plan, phases: tuple[PlannedPhase, ...], devices: DeviceSet,
+                 made: emission.Emission, options: CompileOptions) -> dict[str, bytes]:
+    """Every file of the bundle but the manifest."""
+    from hetcc.report.repro import repro_script, request_to_bytes
+
+    files = dict(made.files)
+    files[PLAN_FILE] = plan_to_bytes(plan)
+    files["request.json"] = request_to_bytes(captured, options)
+    files["repro.sh"] = repro_script(options).encode()
+    for phase in phases:
+        files[f"graphs/{phase.name}.json"] = tagged_to_bytes(phase.tagged)
+        files[f"placement/{phase.name}.problem.json"] = _json(phase.table.problem.to_json())
+        files[f"placement/{phase.name}.placement.json"] = _json(phase.placement.to_json())
+        files[f"reports/{phase.name}.explain.json"] = explanation_to_bytes(phase, devices)
+    files["weights.json"] = _json({
+        **{name: {"file": reference.file, "tensor": reference.tensor, "shape": list(reference.shape),
+                  "dtype": reference.dtype} for name, reference in captured.weights.items()},
+        **{name: {"file": "./weights.safetensors", "tensor": name, "shape": list(array.shape),
+                  "dtype": array.dtype.name} for name, array in captured.generated.items()},
+        **{name: {"file": "./constants.safetensors", "tensor": name, "shape": list(array.shape),
+                  "dtype": array.dtype.name} for name, array in captured.constants.items()}})
+    if captured.generated:
+        files["weights.safetensors"] = tensors_to_bytes(captured.generated)
+    if captured.constants:
+        files["constants.safetensors"] = tensors_to_bytes(captured.constants)
+    return files
+
+
+def _json(document: Any) -> bytes:
+    return (json.dumps(document, separators=(",", ":"), sort_keys=True) + "\n").encode()
+
+
+__all__ = ["EMIT_CHOICES", "CompileOptions", "Compiled", "compile_captured", "compile_model"]

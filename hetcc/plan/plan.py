@@ -1,0 +1,204 @@
+"""The runtime plan: what ``plan.json`` holds. Frozen, versioned, with a published JSON Schema (plan.schema.json)."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hetcc.errors import UserError
+
+PLAN_VERSION = 1
+DeviceKind = Literal["gpu", "fpga", "host"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TensorSpec(_Record):
+    """A value with its type."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class DeviceSpec(_Record):
+    """A device of the plan."""
+
+    name: DeviceKind
+    profile: str = Field(description="name of the device profile, such as mi210")
+    capacity_bytes: int = Field(description="memory of the device; 0 for the host, which is not limited")
+
+
+class RegionSpec(_Record):
+    """A program that is launched as one, and what it does."""
+
+    name: str
+    device: DeviceKind
+    engine: str = Field(description="what executes it on this machine; says so when that is an emulation")
+    entry: str = Field(description="path in the bundle of the file that is loaded; empty for the host")
+    digest: str = Field(description="equal digests are interchangeable programs")
+    nodes: tuple[str, ...] = Field(description="nodes of graph.json, rematerialised constants and views included")
+    stages: dict[str, int] = Field(default_factory=dict, description="nodes per memory-pipeline stage")
+    updates: tuple[tuple[str, str], ...] = Field(default=(), description="(cache, value) pairs updated in place")
+    flops: int
+    bytes_read: int
+    bytes_written: int
+    policy: Literal["exact"] = Field(default="exact", description="numeric policy: fp32 compared with eager")
+
+
+class LaunchStep(_Record):
+    """Run a region."""
+
+    kind: Literal["launch"] = "launch"
+    region: str
+    stream: str
+    waits: tuple[int, ...] = Field(default=(), description="steps that must have finished")
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    predicted_time_s: float
+
+
+class TransferStep(_Record):
+    """Move a value to another device; the runtime picks the variant when it loads the plan."""
+
+    kind: Literal["transfer"] = "transfer"
+    value: str
+    source: DeviceKind
+    destination: DeviceKind
+    size_bytes: int
+    stream: str
+    waits: tuple[int, ...] = ()
+    variants: tuple[Literal["peer-to-peer", "host-staged", "argument"], ...]
+    predicted_time_s: float
+
+
+class CommitStep(_Record):
+    """At the end of a step, make a computed value the new contents of a cache that several regions read."""
+
+    kind: Literal["commit"] = "commit"
+    cache: str
+    value: str
+    device: DeviceKind
+    waits: tuple[int, ...] = ()
+
+
+Step = Annotated[LaunchStep | TransferStep | CommitStep, Field(discriminator="kind")]
+
+
+class BufferSpec(_Record):
+    """Storage for a value on one device; live transient buffers never overlap."""
+
+    value: str
+    device: DeviceKind
+    residency: Literal["weight", "cache", "transient"]
+    size_bytes: int
+    offset_bytes: int = Field(description="within the device's arena of this residency")
+    first_step: int
+    last_step: int
+
+
+class CacheSpec(_Record):
+    """Where a cache lives and what that means when its device is lost."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    device: DeviceKind
+    policy: Literal["single"] = Field(description="single: one copy, lost with its device")
+
+
+class Prediction(_Record):
+    """What the cost model expects of one step, with the named GPU baseline."""
+
+    baseline: str
+    latency_s: float
+    energy_j: float
+    gpu_only_latency_s: float
+    gpu_only_energy_j: float
+
+
+class PartitionSpec(_Record):
+    """How good the placement is."""
+
+    partitioner: str
+    objective: float
+    lower_bound: float
+    gap: float
+
+
+class PhasePlan(_Record):
+    """One phase: what is fed, what comes out, and the steps between."""
+
+    phase: str
+    batch: int
+    tokens: int = Field(description="tokens fed per sequence and step")
+    context: int = Field(description="entries each cache holds")
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    observed: tuple[str, ...] = Field(default=(), description="selections that --verify compares")
+    regions: tuple[RegionSpec, ...]
+    steps: tuple[Step, ...]
+    buffers: tuple[BufferSpec, ...]
+    caches: tuple[CacheSpec, ...]
+    memory_bytes: dict[str, int]
+    prediction: Prediction
+    partition: PartitionSpec
+
+
+class Plan(_Record):
+    """A whole bundle's plan."""
+
+    schema_version: Literal[1] = 1
+    model: str
+    dtype: str
+    targets: tuple[str, ...] = Field(description="GPU targets code was emitted for; empty for a planning-only bundle")
+    fits: bool
+    ignore_capacity: bool
+    devices: tuple[DeviceSpec, ...]
+    phases: tuple[PhasePlan, ...]
+
+    def phase(self, name: str) -> PhasePlan:
+        """The plan of one phase.
+
+        Raises:
+            UserError: HET-B005, the bundle was compiled without that phase.
+        """
+        for phase in self.phases:
+            if phase.phase == name:
+                return phase
+        raise UserError("HET-B005", f"the bundle has no phase '{name}'",
+                        fix=f"it has {', '.join(phase.phase for phase in self.phases)}; compile with --phase {name}")
+
+    @property
+    def is_executable(self) -> bool:
+        """Whether code was emitted, so that the plan can be run."""
+        return bool(self.targets)
+
+
+def plan_to_bytes(plan: Plan) -> bytes:
+    """Canonical bytes of a plan."""
+    return (json.dumps(plan.model_dump(mode="json"), indent=1, sort_keys=True) + "\n").encode()
+
+
+def plan_from_bytes(data: bytes, where: str) -> Plan:
+    """Read and validate a plan.
+
+    Raises:
+        UserError: HET-B003, not a plan of this version; the text names the first wrong field.
+    """
+    try:
+        return Plan.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "the document"
+        raise UserError("HET-B003", f"plan.json is not a valid plan: {field}: {first['msg']}", where=where,
+                        fix="compile the model again") from error
+
+
+def plan_schema() -> dict[str, Any]:
+    """The JSON Schema of ``plan.json``."""
+    return {"$id": f"hetcc-plan-{PLAN_VERSION}", **Plan.model_json_schema()}

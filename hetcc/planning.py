@@ -1,0 +1,308 @@
+"""From a captured graph to the plan of one phase: the middle of the flow, with nothing but prices and graphs."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hetcc.backends.contract import Rejected
+from hetcc.capture.model import CaptureRequest
+from hetcc.cost_model.transfer import transfer_time_s
+from hetcc.cost_model.work import Work, works_of
+from hetcc.errors import UserError
+from hetcc.ir import Graph, OperatorClass, Stage, TaggedGraph
+from hetcc.ir.subgraph import digest_of
+from hetcc.passes.clusters import Clustering, form_clusters
+from hetcc.passes.contract import BoundingPlacer
+from hetcc.passes.estimate import HOST, CostTable, DeviceSet, cache_devices, estimate, weight_devices
+from hetcc.passes.normalize import NarrowToSelection, Rewrite, Simplify
+from hetcc.passes.place import finish, load_placer, place_optimal
+from hetcc.passes.schedule import RegionProgram, allocate, build_regions, build_steps
+from hetcc.passes.schedule.buffers import memory_bytes
+from hetcc.passes.schedule.regions import Commits
+from hetcc.passes.schedule.steps import PricedStep, StepPrices
+from hetcc.passes.tag import TagMemoryPipeline
+from hetcc.plan.placement import Objective, Placement, assignment_from_json
+from hetcc.plan.plan import BufferSpec
+from hetcc.registry import BUILDERS, CHECKERS, load
+from hetcc.stopwatch import Stopwatch
+
+
+@dataclass(frozen=True)
+class PlacementChoice:
+    """How devices are chosen."""
+
+    partitioner: str = "optimal"
+    forced: tuple[tuple[str, str], ...] = ()
+    """``--place`` pairs: a stage name or a pattern of cluster and node names -> device."""
+    file: Path | None = None
+    """A placement made elsewhere."""
+    objective: Objective = Objective()
+
+
+@dataclass(frozen=True)
+class PlannedPhase:
+    """Everything that is known about one phase before any code is generated."""
+
+    name: str
+    request: CaptureRequest
+    tagged: TaggedGraph
+    rewrites: tuple[Rewrite, ...]
+    clustering: Clustering
+    table: CostTable
+    placement: Placement
+    gpu_only: Placement
+    programs: tuple[RegionProgram, ...]
+    commits: Commits
+    steps: tuple[PricedStep, ...]
+    buffers: tuple[BufferSpec, ...]
+    cache_device: Mapping[str, str]
+    observed: tuple[str, ...]
+    works: Mapping[str, Work]
+    """Work of each region."""
+    demotions: tuple[tuple[str, str, str], ...]
+    """(cluster, device it was kept from, reason)."""
+
+    @property
+    def graph(self) -> Graph:
+        """The graph that was placed."""
+        return self.tagged.graph
+
+    @property
+    def memory_bytes(self) -> dict[str, int]:
+        """Bytes needed per device."""
+        return memory_bytes(self.buffers)
+
+
+def plan_phase(name: str, graph: Graph, request: CaptureRequest, devices: DeviceSet, choice: PlacementChoice,
+               watch: Stopwatch) -> PlannedPhase:
+    """Normalise, tag, price, place and schedule one phase.
+
+    Raises:
+        UserError: HET-P001 to HET-P005 for impossible placements.
+    """
+    with watch.stage("normalize"):
+        graph, rewrites = normalize(graph)
+    with watch.stage("tag"):
+        tagged = TagMemoryPipeline().run(graph)
+        tagged, observed = _observe_selections(tagged)
+    with watch.stage("form regions"):
+        clustering = form_clusters(tagged)
+    with watch.stage("estimate"):
+        table = estimate(tagged.graph, clustering, devices, choice.objective)
+    return _place_and_schedule(name, request, tagged, rewrites, clustering, table, choice, observed, watch)
+
+
+def normalize(graph: Graph) -> tuple[Graph, tuple[Rewrite, ...]]:
+    """Tidy up, gather instead of masking, tidy up again."""
+    domains = {node.operator.domain for node in graph.nodes}
+    graph = Simplify().run(graph)
+    rewrites: tuple[Rewrite, ...] = ()
+    for domain in sorted(domains & CHECKERS.keys()):
+        narrowing = NarrowToSelection({domain: load(BUILDERS[domain])()}, load(CHECKERS[domain]))
+        graph, report = narrowing.run(graph)
+        rewrites += report
+    return Simplify().run(graph), rewrites
+
+
+def _observe_selections(tagged: TaggedGraph) -> tuple[TaggedGraph, tuple[str, ...]]:
+    """Make the indices of every retrieval a result of the program, so that a run can be compared selection by selection."""
+    graph = tagged.graph
+    found = tuple(node.outputs[-1] for node in graph.nodes
+                  if node.operator_class is OperatorClass.TOPK and tagged.stage_of(node.name) is Stage.RETRIEVAL)
+    outputs = (*graph.outputs, *(value for value in found if value not in graph.outputs))
+    return TaggedGraph(replace(graph, outputs=outputs), tagged.tags), found
+
+
+def _place_and_schedule(
+    name: str, request: CaptureRequest, tagged: TaggedGraph, rewrites: tuple[Rewrite, ...], clustering: Clustering,
+    table: CostTable, choice: PlacementChoice, observed: tuple[str, ...], watch: Stopwatch,
+) -> PlannedPhase:
+    """Place; whatever a back end cannot compose after all is kept from that device, with the reason, and placed anew."""
+    demotions: list[tuple[str, str, str]] = []
+    while True:
+        with watch.stage("place"):
+            placement = choose_placement(table, choice)
+            gpu_only = finish(table.problem, load_placer("gpu-only").place(table.problem, table.facts), "gpu-only",
+                              placement.lower_bound)
+        with watch.stage("schedule"):
+            programs, commits = build_regions(tagged.graph, clustering, placement)
+            refused = _refused_clusters(programs, placement)
+        if not refused:
+            break
+        demotions.extend(refused)
+        table = keep_from(table, refused)
+    with watch.stage("schedule"):
+        cache_device = cache_devices(tagged.graph, clustering, placement.device_of)
+        prices = StepPrices(_region_times(table, placement), transfer_time_s)
+        steps = build_steps(tagged.graph, programs, commits, prices, cache_device)
+        sizes = {value.name: value.type.size_bytes for value in tagged.graph.values.values()}
+        buffers = allocate(steps, sizes, _resident(tagged.graph, programs, cache_device))
+        works = _region_works(tagged.graph, clustering, placement)
+    return PlannedPhase(name, request, tagged, rewrites, clustering, table, placement, gpu_only, programs, commits,
+                        steps, buffers, cache_device, observed, works, tuple(demotions))
+
+
+def replan(phase: PlannedPhase, refused: list[tuple[str, str, str]], choice: PlacementChoice,
+           watch: Stopwatch) -> PlannedPhase:
+    """The phase with the refused (cluster, device, reason) kept from those devices."""
+    if not refused:
+        return phase
+    again = _place_and_schedule(phase.name, phase.request, phase.tagged, phase.rewrites, phase.clustering,
+                                keep_from(phase.table, refused), choice, phase.observed, watch)
+    return replace(again, demotions=(*phase.demotions, *refused, *again.demotions))
+
+
+def choose_placement(table: CostTable, choice: PlacementChoice) -> Placement:
+    """The placement the user asked for, always with the proved bound of the optimal placer beside it."""
+    problem = table.problem
+    best = place_optimal(problem, table.facts)
+    if choice.file is not None:
+        assignment = assignment_from_json(_read_placement(choice.file), problem)
+        return finish(problem, assignment, f"file {choice.file.name}", best.lower_bound)
+    if choice.partitioner == "optimal":
+        assignment, label = dict(best.device_of), "optimal"
+    else:
+        placer = load_placer(choice.partitioner)
+        if isinstance(placer, BoundingPlacer):
+            assignment = dict(placer.place_with_bound(problem, table.facts).device_of)
+        else:
+            assignment = placer.place(problem, table.facts)
+        label = placer.name
+    if not choice.forced:
+        return best if label == "optimal" else finish(problem, assignment, label, best.lower_bound)
+    spelled = ",".join(f"{pattern}={device}" for pattern, device in choice.forced)
+    return finish(problem, _force(table, assignment, choice.forced), f"{label} with {spelled}", best.lower_bound)
+
+
+def _read_placement(file: Path) -> dict[str, object]:
+    try:
+        document = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError("HET-P001", f"'{file}' cannot be read as JSON: {error}", where=str(file),
+                        fix="write it like `hetcc export BUNDLE --format json`") from error
+    if not isinstance(document, dict):
+        raise UserError("HET-P001", "a placement file holds an object with the key 'placement'", where=str(file))
+    return document
+
+
+def _force(table: CostTable, assignment: dict[str, str], forced: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    """Move matching clusters, and the memory that only they read, to the devices asked for."""
+    problem = table.problem
+    forced_names: set[str] = set()
+    for pattern, device in forced:
+        if device not in problem.devices:
+            raise UserError("HET-M001", f"'{device}' is not a device of this plan", where=f"--place {pattern}={device}",
+                            fix=f"use one of {', '.join(problem.devices)}")
+        matching = [cluster for cluster in problem.clusters if _matches(table, cluster.name, cluster.nodes, pattern)]
+        allowed = [cluster for cluster in matching if device in cluster.costs]
+        if not allowed:
+            raise UserError("HET-P005", _why_none(table, [cluster.name for cluster in matching], pattern, device),
+                            where=f"--place {pattern}={device}",
+                            fix="`hetcc explain BUNDLE NODE` shows which devices take a node and why others do not")
+        for cluster in allowed:
+            assignment[cluster.name] = device
+            forced_names.add(cluster.name)
+    return _follow(table, assignment, forced_names)
+
+
+def _matches(table: CostTable, cluster: str, nodes: tuple[str, ...], pattern: str) -> bool:
+    stage = table.facts.stage.get(cluster)
+    if stage is not None and stage.value == pattern:
+        return True
+    return fnmatch.fnmatchcase(cluster, pattern) or any(fnmatch.fnmatchcase(node, pattern) for node in nodes)
+
+
+def _why_none(table: CostTable, matching: list[str], pattern: str, device: str) -> str:
+    if not matching:
+        return f"no stage, cluster or node matches '{pattern}'"
+    node, rejected = table.estimates[matching[0]].rejections.get(device, (matching[0], Rejected("was kept from it")))
+    return f"nothing that matches '{pattern}' can run on {device}; '{node}': {rejected}"
+
+
+def _follow(table: CostTable, assignment: dict[str, str], forced: set[str]) -> dict[str, str]:
+    """Clusters read only by forced ones go along where they may: so a memory lives where it is scanned."""
+    readers: dict[str, set[str]] = {}
+    for tensor in table.problem.tensors:
+        readers.setdefault(tensor.producer, set()).update(tensor.consumers)
+    for cluster in reversed(table.problem.clusters):
+        used_by = readers.get(cluster.name, set())
+        homes = {assignment[name] for name in used_by}
+        if used_by and used_by <= forced and len(homes) == 1 and cluster.name not in forced:
+            device = homes.pop()
+            if device in cluster.costs:
+                assignment[cluster.name] = device
+                forced.add(cluster.name)
+    return assignment
+
+
+def keep_from(table: CostTable, refused: list[tuple[str, str, str]]) -> CostTable:
+    """The table without the refused (cluster, device) pairs; what nobody takes any more goes to the host."""
+    from hetcc.plan.placement import Cost
+
+    barred: dict[str, set[str]] = {}
+    for cluster, device, _ in refused:
+        barred.setdefault(cluster, set()).add(device)
+    clusters = []
+    for cluster in table.problem.clusters:
+        if cluster.name not in barred:
+            clusters.append(cluster)
+            continue
+        costs = {device: cost for device, cost in cluster.costs.items() if device not in barred[cluster.name]}
+        host = table.estimates[cluster.name].prices[HOST]
+        clusters.append(replace(cluster, costs=costs or {HOST: Cost(host.time_s, host.energy_j)}))
+    return replace(table, problem=replace(table.problem, clusters=tuple(clusters)))
+
+
+def _refused_clusters(programs: tuple[RegionProgram, ...], placement: Placement) -> list[tuple[str, str, str]]:
+    """Clusters of streaming regions that do not compose into a kernel; each distinct region is tried once."""
+    from hetcc.backends.fpga.compose import compose
+
+    clusters_of = {region.name: region.clusters for region in placement.regions}
+    verdicts: dict[str, Rejected | None] = {}
+    found = []
+    for program in programs:
+        if program.device != "fpga":
+            continue
+        digest = digest_of(program.program)
+        if digest not in verdicts:
+            outcome = compose(program.program)
+            verdicts[digest] = outcome if isinstance(outcome, Rejected) else None
+        rejected = verdicts[digest]
+        if rejected is not None:
+            found.extend((cluster, "fpga", str(rejected)) for cluster in clusters_of[program.name])
+    return found
+
+
+def _region_times(table: CostTable, placement: Placement) -> dict[str, float]:
+    """Predicted time of each region: launch, its clusters, less what fusing saves."""
+    problem = table.problem
+    times = {}
+    for region in placement.regions:
+        clusters = (problem.cluster_by_name[name] for name in region.clusters)
+        times[region.name] = problem.launch[region.device].time_s + sum(
+            cluster.costs[region.device].time_s for cluster in clusters)
+    region_of = placement.region_of
+    for tensor in problem.tensors:
+        home = region_of[tensor.producer]
+        saving = tensor.fusion_saving.get(home.device)
+        if saving is not None and all(region_of[name] is home for name in tensor.consumers):
+            times[home.name] -= saving.time_s
+    return times
+
+
+def _resident(graph: Graph, programs: tuple[RegionProgram, ...],
+              cache_device: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    pairs = weight_devices(graph, {program.name: program.program for program in programs},
+                           {program.name: program.device for program in programs})
+    weights = [(name, device, "weight") for name, device in sorted(pairs)]
+    return weights + [(name, device, "cache") for name, device in cache_device.items()]
+
+
+def _region_works(graph: Graph, clustering: Clustering, placement: Placement) -> dict[str, Work]:
+    nodes_of = {group.name: group.nodes for group in clustering.groups}
+    return {region.name: sum((item[0] for name in region.clusters for item in works_of(nodes_of[name], graph)), Work())
+            for region in placement.regions}

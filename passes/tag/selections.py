@@ -1,0 +1,131 @@
+"""Where a program selects from its memory: the anchors from which the four stages are found.
+
+A selection is a top-k, a sort or a threshold comparison whose selected axis, followed back through the graph, is an
+axis of something the program remembers (a cache or a table passed in), by way of a product that scores it. Choosing experts
+fails this test by itself: the axis of its scores is an axis of a weight, and weights are not memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hetcc.ir import Graph, Node, OperatorClass, Role
+from hetcc.ir.axes import ValueAxis, sources
+
+_COMPARISONS = frozenset({"ge", "gt", "le", "lt"})
+_MEMORY_ROLES = frozenset({Role.CACHE, Role.INPUT})
+
+
+@dataclass(frozen=True)
+class Trace:
+    """An axis followed back to where it begins."""
+
+    origins: tuple[ValueAxis, ...]
+    """Axes at which the walk ended: of caches, inputs, weights, or of operators that create the axis."""
+    memory: tuple[ValueAxis, ...]
+    """The origins that are memory and were scored by a product on the way."""
+    path: tuple[Node, ...]
+    """Nodes between the memory and the start, in no particular order; cache updates themselves excluded."""
+    updates: tuple[Node, ...]
+    """Cache updates met on the way."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """One selection from memory."""
+
+    node: Node
+    scores: ValueAxis
+    trace: Trace
+    reason: str
+    """How it was recognised, as a sentence."""
+
+
+def trace_back(graph: Graph, start: ValueAxis) -> Trace:
+    """Follow ``start`` back to its origins; only branches that reach memory contribute to the path."""
+    reaches: dict[ValueAxis, bool] = {}
+    origins: dict[ValueAxis, None] = {}
+    memory: dict[ValueAxis, None] = {}
+    updates: dict[str, Node] = {}
+    scored = _ScoredWalk(graph)
+    order = scored.order(start)
+    for position, crossed in reversed(order):
+        producer = graph.producer.get(position.value)
+        found = scored.steps(position)
+        if found:
+            reaches[position] = any(reaches.get(step, False) for step in found)
+        else:
+            origins[position] = None
+            is_memory = graph.values[position.value].role in _MEMORY_ROLES and crossed
+            reaches[position] = is_memory
+            if is_memory:
+                memory[position] = None
+        if producer is not None and producer.operator_class is OperatorClass.CACHE_UPDATE and reaches[position]:
+            updates[producer.name] = producer
+    path: dict[str, Node] = {}
+    for position, reached in reaches.items():
+        producer = graph.producer.get(position.value)
+        if reached and producer is not None and producer.name not in updates:
+            path[producer.name] = producer
+    return Trace(tuple(origins), tuple(memory), tuple(path.values()), tuple(updates.values()))
+
+
+class _ScoredWalk:
+    """A depth-first walk from an axis to its sources that remembers whether a product was crossed."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+
+    def steps(self, position: ValueAxis) -> list[ValueAxis]:
+        producer = self.graph.producer.get(position.value)
+        return [] if producer is None else sources(self.graph, producer, position.axis)
+
+    def order(self, start: ValueAxis) -> list[tuple[ValueAxis, bool]]:
+        """Visited axes, each after everything it was reached from, with whether a product lies before it."""
+        crossed: dict[ValueAxis, bool] = {}
+        finished: list[ValueAxis] = []
+        stack: list[tuple[ValueAxis, bool, bool]] = [(start, False, False)]
+        while stack:
+            position, through_product, leaving = stack.pop()
+            if leaving:
+                finished.append(position)
+                continue
+            if position in crossed:
+                crossed[position] = crossed[position] or through_product
+                continue
+            crossed[position] = through_product
+            stack.append((position, through_product, True))
+            producer = self.graph.producer.get(position.value)
+            is_product = producer is not None and producer.operator_class is OperatorClass.MATMUL
+            stack.extend((step, through_product or is_product, False) for step in self.steps(position))
+        return [(position, crossed[position]) for position in reversed(finished)]
+
+
+def find_selections(graph: Graph) -> tuple[Selection, ...]:
+    """All selections from memory, in program order."""
+    found = []
+    for node in graph.nodes:
+        candidate = _candidate(graph, node)
+        if candidate is None:
+            continue
+        scores, reason = candidate
+        trace = trace_back(graph, scores)
+        if trace.memory:
+            names = ", ".join(sorted({origin.value for origin in trace.memory}))
+            found.append(Selection(node, scores, trace, f"{reason}, which is an axis of {names}"))
+    return tuple(found)
+
+
+def _candidate(graph: Graph, node: Node) -> tuple[ValueAxis, str] | None:
+    """The axis a node selects along, if it is the kind of node that selects."""
+    if node.operator_class in (OperatorClass.TOPK, OperatorClass.SORT):
+        scores = node.operand("input") or node.inputs[0]
+        axis = node.integer("axis")
+        what = "top-k" if node.operator_class is OperatorClass.TOPK else "sort"
+        return ValueAxis(scores, axis), f"{what} along axis {axis} of {scores}"
+    if node.operator_class is OperatorClass.ELEMENTWISE and node.attribute("function") in _COMPARISONS:
+        rank = len(graph.type_of(node.outputs[0]).shape)
+        if rank and node.inputs:
+            return ValueAxis(node.inputs[0], len(graph.type_of(node.inputs[0]).shape) - 1), (
+                f"threshold comparison of {node.inputs[0]}")
+    return None

@@ -1,0 +1,96 @@
+"""What all tests share: golden files, programs that may be missing, fixed seeds.
+
+* ``golden("name.txt", text)`` compares text with ``golden_files/<test module>/<test>/name.txt`` beside the test;
+  ``--update-golden`` writes it instead.
+* ``@pytest.mark.requires_tool("verilator")`` skips a test without that program, and the summary counts what was
+  skipped. ``HETCC_REQUIRE="verilator"`` turns those skips into failures; CI sets it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import random
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("hetcc", derandomize=True, deadline=None, print_blob=True)
+settings.load_profile("hetcc")
+
+GOLDEN_FOLDER = "golden_files"
+MISSING_TOOL = re.compile(r"(\S+) is not on PATH$")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--update-golden``."""
+    parser.addoption("--update-golden", action="store_true", help="write golden files instead of comparing with them")
+
+
+def pytest_configure() -> None:
+    """Keep every library off the network."""
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        os.environ.setdefault(name, "1")
+
+
+def required_tools() -> frozenset[str]:
+    """The tools whose absence is a failure here, from ``HETCC_REQUIRE`` (names separated by spaces or commas)."""
+    return frozenset(filter(None, re.split(r"[\s,]+", os.environ.get("HETCC_REQUIRE", ""))))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip, or fail, a test whose tool is missing."""
+    for marker in item.iter_markers("requires_tool"):
+        for tool in marker.args:
+            if shutil.which(tool):
+                continue
+            if tool in required_tools():
+                pytest.fail(f"{tool} is not on PATH and HETCC_REQUIRE asks for it", pytrace=False)
+            pytest.skip(f"{tool} is not on PATH")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many tests did not run, for want of which tool."""
+    reasons = (report.longrepr[2] for report in terminalreporter.stats.get("skipped", [])
+               if isinstance(report.longrepr, tuple))
+    counts = Counter(found.group(1) for found in map(MISSING_TOOL.search, reasons) if found)
+    for tool, count in sorted(counts.items()):
+        terminalreporter.write_line(f"NOT TESTED: {count} test(s) need {tool}, which is not on PATH", yellow=True)
+
+
+@pytest.fixture(autouse=True)
+def fixed_seeds() -> Iterator[None]:
+    """Every test starts from the same state of Python's random module; numpy and torch are seeded where used."""
+    state = random.getstate()
+    random.seed(0)
+    yield
+    random.setstate(state)
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """A function that compares a text with the golden file of this test, or writes it under ``--update-golden``."""
+    test_name = re.sub(r"[^\w.-]+", "_", request.node.name).strip("_")
+    folder = request.path.parent / GOLDEN_FOLDER / request.path.stem.removeprefix("test_") / test_name
+    update = bool(request.config.getoption("--update-golden"))
+
+    def compare(name: str, text: str) -> None:
+        path: Path = folder / name
+        if update:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+            return
+        if not path.exists():
+            pytest.fail(f"no golden file {path.relative_to(request.config.rootpath)}; run `make golden`", pytrace=False)
+        expected = path.read_text(encoding="utf-8")
+        if text != expected:
+            difference = "\n".join(difflib.unified_diff(expected.splitlines(), text.splitlines(), "golden", "now",
+                                                        lineterm=""))
+            pytest.fail(f"{path.relative_to(request.config.rootpath)} differs:\n{difference}", pytrace=False)
+
+    return compare
