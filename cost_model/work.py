@@ -24,8 +24,9 @@ SOFTMAX_FLOPS_PER_ELEMENT = 5
 """Maximum, subtract, exponential, sum, divide."""
 NORMALIZATION_FLOPS_PER_ELEMENT = 5
 """Mean, subtract, square, sum, scale."""
-_ELEMENTWISE_FLOPS = {"cast": 0, "copy": 0, "clone": 0, "tanh": 4, "sigmoid": 4, "softplus": 3, "silu": 5, "gelu": 8}
-"""Flops per output element of functions that are not one operation; all others count one."""
+_ELEMENTWISE_FLOPS = {"cast": 0, "copy": 0, "fill": 0, "where": 0,
+                      "tanh": 4, "sigmoid": 4, "softplus": 3, "silu": 5, "gelu": 8}
+"""Flops per output element of functions that select, move or take several operations; all others count one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,18 +170,23 @@ def _read_operands(node: Node, graph: Graph, held: Collection[str]) -> int:
 
 
 def _read_gathered(node: Node, graph: Graph, held: Collection[str]) -> int:
-    """The rows or elements taken, and the indices."""
-    data, indices = node.operand("data"), node.operand("indices")
+    """The rows or elements taken, and all that says which."""
+    data = node.operand("data") or node.inputs[0]
     taken = 0
-    if data is not None and not any(link in held for link in _view_chain(data, graph)):
+    if not any(link in held for link in _view_chain(data, graph)):
         taken = graph.type_of(node.outputs[0]).elements * graph.type_of(data).dtype.size_bytes
-    return taken + (_bytes_of(indices, graph, held) if indices is not None else 0)
+    return taken + sum(_bytes_of(name, graph, held) for name in dict.fromkeys(node.inputs) if name != data)
 
 
 def _read_updates(node: Node, graph: Graph, held: Collection[str]) -> int:
     """The new rows and where they go; the rest of the cache is not touched."""
     names = (node.operand("updates"), node.operand("indices"))
     return sum(_bytes_of(name, graph, held) for name in names if name is not None)
+
+
+def _read_elementwise(node: Node, graph: Graph, held: Collection[str]) -> int:
+    """All operands, unless the node only takes the shape of one."""
+    return 0 if node.attribute("function") == "fill" else _read_operands(node, graph, held)
 
 
 def _read_nothing(node: Node, graph: Graph, held: Collection[str]) -> int:
@@ -255,5 +261,6 @@ _READS: dict[OperatorClass, Callable[[Node, Graph, Collection[str]], int]] = {
     OperatorClass.GATHER: _read_gathered,
     OperatorClass.CACHE_UPDATE: _read_updates,
     OperatorClass.CREATE: _read_nothing,
+    OperatorClass.ELEMENTWISE: _read_elementwise,
 }
 """Classes that are absent read all their operands, each once."""

@@ -77,7 +77,8 @@ def _emit_gpu(regions: Mapping[str, Graph], options: EmissionOptions, constants:
     def progress(done: int, total: int, name: str) -> None:
         watch.progress(f"emit gpu: {done} of {total} programs ({name})")
 
-    return emit_many(regions, options.targets, constants=constants, progress=progress) if regions else {}
+    del constants
+    return emit_many(regions, options.targets, progress=progress) if regions else {}
 
 
 def _emit_fpga(regions: Mapping[str, Graph], options: EmissionOptions,

@@ -1,8 +1,8 @@
 """Which loop each part of a tensor's shape belongs to, followed through views by extents alone.
 
-A shape such as ``[B*S, H, D]`` is written as one tuple of *atoms* per axis: ``((b, s), (h,), (d,))``. Extents of one have
-no atoms. Reshapes regroup atoms and split them where they must; operators that align two axes make their atoms one.
-Nothing here knows operators, names or methods.
+A shape such as ``[B*S, H, D]`` is written as one tuple of *atoms* per axis: ``((b, s), (h,), (d,))``. An extent of one
+has no atoms. Reshapes regroup atoms and split them where they must; operators that align two axes make their atoms
+one. Nothing here knows operators, names or methods.
 """
 
 from __future__ import annotations

@@ -38,6 +38,7 @@ MEMORY_LATENCY = 128
 URAM_BYTES = 288 * 4096 // 8
 RAMB36_BYTES = 36 * 1024 // 8
 DEFAULT_CLOCK_HZ = 300e6
+_ON_CHIP = ("bram", "uram")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ def estimate_cycles(graph: StageGraph, clock_hz: float = DEFAULT_CLOCK_HZ) -> Es
     fill = MEMORY_LATENCY + sum(cost.latency_cycles for cost in costs) + 2 * drain + _load_cycles(graph)
     appended = sum(math.prod(axis.extent for axis in stage.axes) for stage in graph.of_kind(Append))
     cycles = instances * (rows * interval + fill) + appended
-    bits = {kind: sum(cost.state_bits for cost in costs if cost.memory == kind) for kind in ("bram", "uram")}
+    bits = {kind: sum(cost.state_bits for cost in costs if cost.memory == kind) for kind in _ON_CHIP}
     read = instances * (rows * sum(_row_bytes(graph, stage) for stage in graph.of_kind(Scan)) + _load_cycles(graph) * 4)
     return Estimate(cycles, cycles / clock_hz, interval, rows, instances, fill, costs, sum(cost.dsp for cost in costs),
                     math.ceil(bits["bram"] / 8 / RAMB36_BYTES), math.ceil(bits["uram"] / 8 / URAM_BYTES), read)
@@ -137,7 +138,7 @@ def _load_cycles(graph: StageGraph) -> int:
     """Words of stationary operands fetched before an instance starts."""
     words = 0
     for stage in graph.of_kind(InnerProduct):
-        names = {name for name, _ in stage.stationary.strides} & set((*stage.lanes, *stage.over))
+        names = {name for name, _ in stage.stationary.strides} & {*stage.lanes, *stage.over}
         words += extent_product(graph, tuple(sorted(names)))
     return words
 

@@ -121,6 +121,10 @@ class BufferObject:
 
     normal, cacheable, device_only, host_only, p2p, svm = 0, 1 << 24, 1 << 28, 1 << 29, 1 << 30, 1 << 27
 
+    group: int
+    _flags: int
+    _strict: bool
+
     def __init__(self, owner: Device | BufferObject, size: int, flags: int, group: int | None = None) -> None:
         if isinstance(owner, BufferObject):
             offset = flags
@@ -165,7 +169,7 @@ class BufferObject:
 
     def map(self) -> memoryview:
         """The host side itself."""
-        return memoryview(self._host_side())
+        return memoryview(self._host_side().data)
 
     def sync(self, direction: SyncDirection, size: int, offset: int) -> None:
         """Copy between the two sides."""

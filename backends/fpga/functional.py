@@ -240,11 +240,11 @@ class _Run:
         shared = tuple(name for name in have if name not in stage.over)
         source = self._aligned(self._block[stage.source.stage], have, (*shared, *stage.over))
         depth = math.prod(self._extent[name] for name in stage.over)
-        rows = source.reshape(*source.shape[:len(shared)], depth, source.shape[-1])
+        rows = cast(Floats, source.reshape(*source.shape[:len(shared)], depth, source.shape[-1]))
         wide = self._read(stage.stationary, (*stage.lanes, *stage.over), ())[..., 0]
         own = tuple(self._extent[name] for name in stage.over)
-        stationary = numpy.broadcast_to(wide, (*wide.shape[:len(stage.lanes)], *own)).reshape(
-            *wide.shape[:len(stage.lanes)], depth)
+        stationary = cast(Floats, numpy.broadcast_to(wide, (*wide.shape[:len(stage.lanes)], *own)).reshape(
+            *wide.shape[:len(stage.lanes)], depth))
         careful = numbers.needs_flushing(rows) or numbers.needs_flushing(stationary)
         shape = tuple(self._extent[name] for name in stage.lanes)
         result = numpy.empty((*shape, rows.shape[-1]), numpy.float32)
@@ -278,9 +278,9 @@ class _Run:
         front = [names.index(name) for name in stage.over]
         rest = [names.index(name) for name in (*stage.lanes, "")]
         terms = numpy.transpose(grouped, (*front, *rest))
-        terms = numpy.ascontiguousarray(terms.reshape(-1, *terms.shape[len(front):]))
+        merged = cast(Floats, numpy.ascontiguousarray(terms.reshape(-1, *terms.shape[len(front):])))
         combine = {"sum": _add, "max": _larger, "min": _smaller}[stage.function]
-        self._block[stage.name] = numbers.round_to(numbers.tree_fold(terms, combine), stage.element)
+        self._block[stage.name] = numbers.round_to(numbers.tree_fold(merged, combine), stage.element)
 
     def _collect(self, stage: TopK) -> None:
         self._scores[stage.name].append(self._block[stage.source.stage].reshape(-1))
@@ -339,7 +339,7 @@ def apply_function(function: str, operands: list[Array]) -> Floats:
     elif function == "abs":
         result = numpy.abs(first)
     elif function == "relu":
-        positive = (first > 0) | numpy.isnan(cast(Floats, first))
+        positive = (cast(Floats, first) > 0) | numpy.isnan(cast(Floats, first))
         result = numpy.where(positive, first, numpy.float32(0))
     elif function == "max":
         result = _larger(cast(Floats, first), cast(Floats, operands[1]))

@@ -107,9 +107,10 @@ def sort_key(values: Floats) -> NDArray[numpy.uint32]:
     """Unsigned integers in the order of ``values``: -inf first, -0 equal to +0, NaN last."""
     bits = numpy.ascontiguousarray(values).view(numpy.uint32)
     sign = numpy.uint32(0x80000000)
-    key = numpy.where(bits & sign, ~bits, bits | sign)
-    key = numpy.where(values == 0, sign, key)
-    return numpy.where(numpy.isnan(values), numpy.uint32(0xFFFFFFFF), key).astype(numpy.uint32)
+    key: NDArray[numpy.uint32] = numpy.where(bits & sign, ~bits, bits | sign)
+    key[values == 0] = sign
+    key[numpy.isnan(values)] = 0xFFFFFFFF
+    return key
 
 
 def needs_flushing(values: Floats) -> bool:
@@ -124,7 +125,8 @@ def tree_fold(terms: Floats, combine: Callable[[Floats, Floats], Floats]) -> Flo
         even = len(terms) // 2 * 2
         folded = combine(terms[0:even:2], terms[1:even:2])
         terms = folded if even == len(terms) else numpy.concatenate([folded, terms[even:]])
-    return terms[0]
+    folded_down: Floats = terms[0]
+    return folded_down
 
 
 def tree_sum(terms: Floats) -> Floats:
@@ -157,4 +159,5 @@ def dot(rows: Floats, stationary: Floats, careful: bool, scratch: tuple[Floats, 
             target[half] = source[count - 1]
         count = half + count % 2
         source, target = target, source
-    return source[0].copy()
+    total: Floats = source[0].copy()
+    return total

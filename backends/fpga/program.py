@@ -16,7 +16,7 @@ from hetcc.backends.fpga.numbers import Array, storage_type
 from hetcc.backends.fpga.stage_graph import Buffer, BufferRole, StageGraph
 from hetcc.backends.fpga.xclbin import Container, unpack
 from hetcc.errors import InternalError, UserError
-from hetcc.ir import Graph
+from hetcc.ir import DType, Graph
 from hetcc.ir.subgraph import interface_of
 
 ENGINE = "stream-interpreter (emulated fpga)"
@@ -109,7 +109,7 @@ class StreamProgram:
 
         Args:
             arguments: array by name for each of ``interface_of(region)``; caches on the card may be left out.
-                bfloat16 is passed as its 16 bits (uint16).
+                bfloat16 is the type of ``ml_dtypes``, or its 16 bits as uint16.
 
         Returns:
             array for each output, and for each updated cache that was passed, its new value (under the update's name).
@@ -145,12 +145,22 @@ class StreamProgram:
     def _read(self, name: str) -> Array:
         buffer = self._graph.buffers[self._position[name]]
         raw = self._driver.read(self._position[name], _size_bytes(buffer))
-        return raw.view(storage_type(buffer.element)).reshape(buffer.shape)
+        return raw.view(_array_type(buffer)).reshape(buffer.shape)
 
     def tables(self) -> tuple[str, ...]:
         """Names of the region's caches that the kernel keeps on the card."""
         return tuple(name for name in self._region.caches
                      if self._graph.buffers[self._position[name]].role is BufferRole.TABLE)
+
+
+def _array_type(buffer: Buffer) -> numpy.dtype[Any]:
+    """The numpy type of a buffer's elements outside the kernel."""
+    if buffer.element is DType.BFLOAT16:
+        import ml_dtypes
+
+        short: numpy.dtype[Any] = numpy.dtype(ml_dtypes.bfloat16)
+        return short
+    return storage_type(buffer.element)
 
 
 def _size_bytes(buffer: Buffer) -> int:

@@ -5,6 +5,7 @@ Shapes: batch B, query tokens S, heads H, row length D, rows T, selected entries
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from hetcc.ir import (
@@ -45,7 +46,7 @@ class RegionBuilder:
 
     def node(self, operator_class: OperatorClass, inputs: tuple[str, ...], *shape: int, dtype: DType = DType.FLOAT32,
              operator: str = "", domain: str = "aten", arguments: tuple[Argument, ...] | None = None,
-             more: tuple[TensorType, ...] = (), **attributes: Attribute) -> str:
+             more: tuple[TensorType, ...] = (), attributes: Mapping[str, Attribute]) -> str:
         """A node with one output of the given shape, and others of the types ``more``."""
         name = f"n{len(self.nodes)}"
         outputs = (name, *(f"{name}:{position + 1}" for position in range(len(more))))
@@ -58,10 +59,10 @@ class RegionBuilder:
                                tuple(sorted(attributes.items()))))
         return name
 
-    def view(self, kind: str, source: str, *shape: int, **attributes: Attribute) -> str:
+    def view(self, kind: str, source: str, *shape: int, **attributes: int | tuple[int, ...]) -> str:
         """A view that keeps the element type."""
-        return self.node(OperatorClass.VIEW, (source,), *shape, dtype=self.values[source].type.dtype, kind=kind,
-                         **attributes)
+        dtype = self.values[source].type.dtype
+        return self.node(OperatorClass.VIEW, (source,), *shape, dtype=dtype, attributes={"kind": kind, **attributes})
 
     def map(self, function: str, *operands: str | float, shape: tuple[int, ...], dtype: DType = DType.FLOAT32) -> str:
         """An element-wise node; numbers among the operands become arguments."""
@@ -70,24 +71,26 @@ class RegionBuilder:
         for part in operands:
             arguments.append(Operand(names.index(part)) if isinstance(part, str) else part)
         return self.node(OperatorClass.ELEMENTWISE, names, *shape, dtype=dtype, arguments=tuple(arguments),
-                         function=function)
+                         attributes={"function": function})
 
     def matmul(self, left: str, right: str, *shape: int) -> str:
         """A product of (batched) matrices."""
-        return self.node(OperatorClass.MATMUL, (left, right), *shape, operator="bmm", lhs=0, rhs=1)
+        return self.node(OperatorClass.MATMUL, (left, right), *shape, operator="bmm", attributes={"lhs": 0, "rhs": 1})
 
     def topk(self, source: str, k: int, *, largest: bool = True) -> tuple[str, str]:
         """A selection along the last axis: (values, indices)."""
         shape = (*self.values[source].type.shape[:-1], k)
+        attributes: dict[str, Attribute] = {"input": 0, "k": k, "axis": len(shape) - 1, "largest": largest}
         name = self.node(OperatorClass.TOPK, (source,), *shape, operator="topk", more=(TensorType(shape, DType.INT64),),
-                         input=0, k=k, axis=len(shape) - 1, largest=largest)
+                         attributes=attributes)
         return name, f"{name}:1"
 
     def append(self, cache: str, positions: str, rows: str, axis: int) -> str:
         """New rows at positions of a cache's axis."""
         kind = self.values[cache].type
         name = self.node(OperatorClass.CACHE_UPDATE, (cache, positions, rows), *kind.shape, dtype=kind.dtype,
-                         operator="index_put", data=0, indices=1, updates=2, axis=axis)
+                         operator="index_put",
+                         attributes={"data": 0, "indices": 1, "updates": 2, "axis": axis})
         self.updates.append(CacheUpdate(cache, name))
         return name
 
@@ -149,8 +152,8 @@ def block_scan(heads: int = 2, depth: int = 4, blocks: int = 8, block: int = 4, 
     score = b.matmul(b.feed("query", heads, 1, depth), turned, heads, 1, rows)
     blocked = b.view("reshape", score, heads, 1, blocks, block)
     operator = {"max": "amax", "min": "amin"}.get(function, function)
-    best = b.node(OperatorClass.REDUCTION, (blocked,), heads, 1, blocks, operator=operator, function=function,
-                  axes=(3,), keepdims=False)
+    best = b.node(OperatorClass.REDUCTION, (blocked,), heads, 1, blocks, operator=operator,
+                  attributes={"function": function, "axes": (3,), "keepdims": False})
     return b.graph(*b.topk(best, k))
 
 
@@ -161,12 +164,12 @@ def onnx_scan(heads: int = 2, depth: int = 4, rows: int = 16, k: int = 4) -> Gra
     scale = b.feed("scale", dtype=DType.FLOAT32, role=Role.CONSTANT)
     turned = b.view("permute", cache, 1, depth, rows, permutation=(0, 2, 1))
     product = b.node(OperatorClass.MATMUL, (b.feed("query", 1, heads, depth), turned), 1, heads, rows,
-                     operator="MatMul", domain="onnx", lhs=0, rhs=1)
+                     operator="MatMul", domain="onnx", attributes={"lhs": 0, "rhs": 1})
     shape = (1, heads, rows)
     for function, operator, inputs in (("mul", "Mul", (scale,)), ("relu", "Relu", ()),
                                        ("mul", "Mul", (b.feed("weights", 1, heads, 1),))):
         product = b.node(OperatorClass.ELEMENTWISE, (product, *inputs), *shape, operator=operator, domain="onnx",
-                         arguments=(), function=function)
-    total = b.node(OperatorClass.REDUCTION, (product,), 1, rows, operator="ReduceSum", domain="onnx", function="sum",
-                   axes=(1,), keepdims=False)
+                         arguments=(), attributes={"function": function})
+    total = b.node(OperatorClass.REDUCTION, (product,), 1, rows, operator="ReduceSum", domain="onnx",
+                   attributes={"function": "sum", "axes": (1,), "keepdims": False})
     return b.graph(*b.topk(total, k))

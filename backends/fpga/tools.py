@@ -1,4 +1,4 @@
-"""The programs outside Python this back end can use; asked for by name, run without a shell, their absence said aloud."""
+"""The programs outside Python this back end uses: asked for by name, run without a shell, missed aloud."""
 
 from __future__ import annotations
 

@@ -109,6 +109,8 @@ class Tracer:
         left, right = self.value(node.inputs[node.integer("lhs")]), self.value(node.inputs[node.integer("rhs")])
         table, query = (left, right) if left.kind.is_derived else (right, left)
         self._check_contraction(table, query)
+        if self._is_parameter(node.inputs[node.integer("rhs" if table is left else "lhs")]):
+            raise Unstreamable("the stationary operand is a model weight, not a query")
         lhs = left.layout if len(left.layout) > 1 else ((), *left.layout)
         rhs = right.layout if len(right.layout) > 1 else (*right.layout, ())
         if not self.axes.unify(lhs[-1], rhs[-2]):
@@ -133,8 +135,12 @@ class Tracer:
         if not (table.element.is_floating and query.element.is_floating):
             raise Unstreamable("inner products are of floating point numbers", "",
                                f"{table.element.value} x {query.element.value}")
-        if isinstance(query.origin, Leaf) and self.graph.values[query.origin.buffer].role is Role.PARAMETER:
-            raise Unstreamable("the stationary operand is a model weight, not a query")
+
+    def _is_parameter(self, name: str) -> bool:
+        """Whether a value is a model parameter or a view of one."""
+        while (maker := self.graph.producer.get(name)) is not None and maker.operator_class is OperatorClass.VIEW:
+            name = maker.inputs[0]
+        return self.graph.values[name].role is Role.PARAMETER
 
     def _keys_after(self, table: Traced, over: Group, remaining: Group) -> Group:
         """The row loops once ``over`` is contracted; ``remaining`` is the table's other matrix axis."""

@@ -87,7 +87,7 @@ class GpuMemory:
             dtype = DType(array.dtype.name)
         except ValueError:
             raise UserError("HET-R002", f"element type {array.dtype.name} is not supported", where=name) from None
-        dense = numpy.ascontiguousarray(array).reshape(array.shape)
+        dense = array if array.flags.c_contiguous else numpy.ascontiguousarray(array)
         self.drop([name])
         if share and dense is array and dense.flags.writeable and dense.ctypes.data % _ALIGNMENT_BYTES == 0:
             self._views[name] = self._shared_view(dense)

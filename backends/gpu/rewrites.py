@@ -67,15 +67,14 @@ def _scatter_flat(data: Any, dim: int, index: Any, updates: Any) -> Any:
 
 
 def _index_put(data: Any, indices: Sequence[Any], values: Any, accumulate: bool = False) -> Any:
-    """Rows replaced along one axis become a scatter of whole rows of a matrix, which IREE does in place."""
+    """Rows replaced along one axis become a scatter of whole rows, which IREE does in place."""
     given = [(axis, index) for axis, index in enumerate(indices) if index is not None]
     if accumulate or len(given) != 1 or given[0][1].dim() != 1 or _is_bool(given[0][1]):
         return NotImplemented
     axis, index = given[0]
-    if axis == 0 and data.dim() <= 2 and values.shape == (index.shape[0], *data.shape[1:]):
+    if axis == 0 and values.shape == (index.shape[0], *data.shape[1:]):
         return NotImplemented
-    shape = (*data.shape[:axis], index.shape[0], *data.shape[axis + 1:])
-    return _rows_replaced(data, axis, index, values.expand(shape))
+    return _rows_replaced(data, axis, index, values)
 
 
 def _index_copy(data: Any, dim: int, index: Any, source: Any) -> Any:
@@ -87,19 +86,19 @@ def _index_copy(data: Any, dim: int, index: Any, source: Any) -> Any:
 
 
 def _rows_replaced(data: Any, axis: int, index: Any, rows: Any) -> Any:
-    """``data`` with the slices at ``index`` along ``axis`` replaced, by way of ``[outer * extent, inner]``."""
-    import math
+    """``data`` with the slices at ``index`` along ``axis`` replaced.
 
+    One index tensor for each axis up to ``axis``, and no reshape of ``data``: behind a reshape of its result IREE
+    copies the whole tensor once more, and for an index on ``axis`` alone torch-mlir scatters single elements.
+    """
     import torch
 
     extent = data.shape[axis]
-    outer, inner = math.prod(data.shape[:axis]), math.prod(data.shape[axis + 1:])
-    wrapped = torch.where(index < 0, index + extent, index)
-    if outer > 1:
-        wrapped = ((torch.arange(outer) * extent).unsqueeze(1) + wrapped.unsqueeze(0)).reshape(-1)
-    matrix = data.reshape(outer * extent, inner)
-    updated = torch.ops.aten.index_put.default(matrix, [wrapped], rows.reshape(-1, inner))
-    return updated.reshape(data.shape)
+    points = [torch.where(index < 0, index + extent, index)]
+    for outer in range(axis - 1, -1, -1):
+        points = [torch.arange(data.shape[outer]).reshape(-1, *(1 for _ in range(axis - outer))), *points]
+    shape = (*data.shape[:axis], index.shape[0], *data.shape[axis + 1:])
+    return torch.ops.aten.index_put.default(data, points, rows.expand(shape))
 
 
 def _is_bool(index: Any) -> bool:

@@ -88,11 +88,11 @@ class Outcome:
     """Why it is not ok: what the program said, the signal, or the time limit."""
 
 
-def run_child(arguments: Sequence[str], timeout_s: float) -> Outcome:
-    """Runs a program to its end; its whole process group is killed when the time is up."""
+def run_child(arguments: Sequence[str], timeout_s: float, folder: Path | None = None) -> Outcome:
+    """Runs a program (in ``folder``) to its end; its whole process group is killed when the time is up."""
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
     with subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                          env=environment, start_new_session=True) as child:
+                          env=environment, cwd=folder, start_new_session=True) as child:
         try:
             _, complaint = child.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:
@@ -183,9 +183,12 @@ def run_importer(pairs: Sequence[tuple[Path, Path]], timeout_s: float = IMPORT_T
 
 def run_compiler(source: Path, destination: Path, target: Target, timeout_s: float = COMPILE_TIMEOUT_S,
                  program: str = "") -> Outcome:
-    """Compiles MLIR to a module for ``target``; ``program`` stands in for iree-compile in tests."""
-    arguments = [program or iree_compile_path(), str(source), *COMMON_FLAGS, *target.flags, "-o", str(destination)]
-    outcome = run_child(arguments, timeout_s)
+    """Compiles MLIR to a module for ``target``; ``program`` stands in for iree-compile in tests.
+
+    The compiler runs where the source is: the name it is given ends up in the module.
+    """
+    arguments = [program or iree_compile_path(), source.name, *COMMON_FLAGS, *target.flags, "-o", str(destination)]
+    outcome = run_child(arguments, timeout_s, source.parent)
     if outcome.ok and not destination.is_file():
         return Outcome(False, "the compiler wrote no module")
     return outcome

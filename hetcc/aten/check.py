@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from hetcc.ir import DType, Graph
+from hetcc.ir.proof import CheckRequest, CheckResult
 from hetcc.ir.subgraph import interface_of
-from hetcc.passes.normalize.narrow_selection import CheckRequest, CheckResult
 
 _TRIALS = 3
 _TOLERANCE = {DType.FLOAT64: 1e-9, DType.FLOAT32: 1e-4}

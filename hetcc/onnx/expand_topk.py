@@ -46,7 +46,11 @@ def _rounds(emitter: Emitter, node: Node, values: str, tensor: TensorType, chunk
     indices = ""
     while extent > chunk:
         count = -(-extent // chunk)
-        values = _padded(emitter, node, values, TensorType((rows, extent), tensor.dtype), count * chunk)
+        worst = _worst(tensor.dtype, bool(node.attribute("largest")))
+        values = _padded(emitter, node, values, TensorType((rows, extent), tensor.dtype), count * chunk, worst)
+        if indices:
+            # A chunk with fewer than k real entries also selects filling; what that is looked up as does not matter.
+            indices = _padded(emitter, node, indices, TensorType((rows, extent), DType.INT64), count * chunk, 0)
         chunks = emitter.reshape(node, values, TensorType((rows, count * chunk), tensor.dtype), (rows, count, chunk))
         best, places = _select(emitter, node, chunks, TensorType((rows, count, k), tensor.dtype))
         starts = emitter.literal(literal_of(numpy.arange(0, count * chunk, chunk).reshape(1, count, 1), "starts"))
@@ -73,18 +77,19 @@ def _followed(emitter: Emitter, node: Node, indices: str, places: str, result: T
     return emitter.add(node, "GatherElements", [indices, places], result, axis=1) if indices else places
 
 
-def _padded(emitter: Emitter, node: Node, values: str, tensor: TensorType, extent: int) -> str:
-    """``values`` filled up with the worst value; behind every real entry it is never selected before one."""
+def _worst(dtype: DType, largest: bool) -> float | int:
+    """The value that is selected last; behind every real entry it is never selected before one."""
+    if dtype.is_floating:
+        return -math.inf if largest else math.inf
+    limits = numpy.iinfo(numpy_dtype_of(dtype))
+    return int(limits.min if largest else limits.max)
+
+
+def _padded(emitter: Emitter, node: Node, values: str, tensor: TensorType, extent: int, filling: float | int) -> str:
+    """Rows filled up to ``extent``."""
     if tensor.shape[1] == extent:
         return values
-    element = numpy_dtype_of(tensor.dtype)
-    if tensor.dtype.is_floating:
-        worst: float | int = -math.inf if node.attribute("largest") else math.inf
-    else:
-        limits = numpy.iinfo(element)
-        worst = int(limits.min) if node.attribute("largest") else int(limits.max)
-    # A concatenation, because Pad of integers is not lowered everywhere.
-    filler = emitter.literal((tensor.dtype, (tensor.shape[0], extent - tensor.shape[1]), (worst,)))
+    filler = emitter.literal((tensor.dtype, (tensor.shape[0], extent - tensor.shape[1]), (filling,)))
     return emitter.add(node, "Concat", [values, filler], TensorType((tensor.shape[0], extent), tensor.dtype), axis=1)
 
 

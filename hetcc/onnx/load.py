@@ -32,10 +32,10 @@ from hetcc.onnx.provenance import provenance_of
 from hetcc.onnx.read import ModelFile, read_model
 from hetcc.onnx.resolve import Resolved, resolve
 from hetcc.onnx.states import fuse_cache_updates
-from hetcc.onnx.types import is_literal, is_uniform, literal_of
-from hetcc.onnx.weights import WeightLocation
+from hetcc.onnx.types import SPELT_OUT_ELEMENTS, is_literal, is_uniform, literal_of
+from hetcc.onnx.weights import WeightLocation, read_weight
 
-LITERAL_LIMIT_ELEMENTS = 64
+LITERAL_LIMIT_ELEMENTS = SPELT_OUT_ELEMENTS
 """Longest shape, axis or index list that stands in a node's arguments."""
 
 _STATIC_OPERANDS: dict[str, tuple[int, ...]] = {
@@ -45,6 +45,11 @@ _STATIC_OPERANDS: dict[str, tuple[int, ...]] = {
     "ReduceProd": (1,), "Clip": (1, 2), "OneHot": (1,), "Resize": (1, 2, 3), "Dropout": (1, 2),
 }
 """Operands that say what an operator does rather than what it does it to; they become literals."""
+
+_FILLED_OPERANDS: dict[str, tuple[int, ...]] = {"ScatterElements": (0,), "ScatterND": (0,), "Where": (1, 2)}
+"""Operands that exporters store although all their elements are equal; they become a ``CREATE`` node again."""
+FILLED_LIMIT_BYTES = 1 << 26
+"""Largest stored tensor that is looked into for this."""
 
 
 @dataclass(frozen=True)
@@ -145,10 +150,30 @@ class _Assembly:
         array = self.resolved.known.get(name)
         if array is not None and _stands_as_literal(step, position, array):
             return literal_of(array, name)
-        value = self._use(name)
+        value = self._filled(step, position) or self._use(name)
         if value not in inputs:
             inputs.append(value)
         return Operand(inputs.index(value))
+
+    def _filled(self, step: Any, position: int) -> str | None:
+        """A new ``CREATE`` node's output in place of a stored operand whose elements are all equal."""
+        name = step.input[position]
+        if position not in _FILLED_OPERANDS.get(step.op_type, ()) or name in self.name_of or step.domain:
+            return None
+        array, location = self.resolved.known.get(name), self.model.weights.get(name)
+        if array is None and location is not None and location.length <= FILLED_LIMIT_BYTES:
+            array = read_weight(location, self.model.path.parent)
+        if array is None or array.size < 2 or not is_uniform(array):
+            return None
+        provenance = provenance_of(step.name, {entry.key: entry.value for entry in step.metadata_props})
+        label = self._free(self._unique(provenance.module_path, "ConstantOfShape"))
+        shape = literal_of(numpy.array(array.shape, numpy.int64), name)
+        self.values[label] = Value(label, self.resolved.types[name])
+        self.nodes.append(Node(
+            label, SourceOperator("onnx", "ConstantOfShape", _overload("", self.model.versions)), OperatorClass.CREATE,
+            (), (label,), (shape,), (("value", literal_of(array.reshape(-1)[:1], name)),), (("function", "full"),),
+            provenance))
+        return label
 
     def _use(self, name: str) -> str:
         """The Graph's name of a value of the file, declaring weights and constants on their first use."""

@@ -2,7 +2,8 @@
 
 A literal is how a small known tensor (a shape, an axis, a scalar) stands in ``Node.arguments``: the typed triple
 ``(dtype, shape, values)``. Being part of the arguments it is part of the digest of a program too, so two regions that
-differ only in such a number are never taken for one another. One value stands for all elements when they are equal.
+differ only in such a number are never taken for one another. One value stands for all elements of a long one
+when they are equal.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ import onnx
 
 from hetcc.errors import UserError
 from hetcc.ir import Argument, DType, TensorType
+
+SPELT_OUT_ELEMENTS = 64
+"""Literals up to this length list all their elements."""
 
 Literal = tuple[DType, tuple[int, ...], tuple[bool | int | float, ...]]
 
@@ -65,7 +69,9 @@ def type_proto_of(tensor_type: TensorType) -> Any:
 def literal_of(array: numpy.ndarray, where: str) -> Literal:
     """``array`` as a literal argument."""
     found = tensor_type_of(array, where)
-    values = array.reshape(-1)[:1] if is_uniform(array) else array.reshape(-1)
+    values = array.reshape(-1)
+    if array.size > SPELT_OUT_ELEMENTS and is_uniform(array):
+        values = values[:1]
     # The element types that numpy lacks print as objects; double precision holds each of them exactly.
     numbers = values.astype(numpy.float64) if found.dtype.is_floating else values
     return found.dtype, found.shape, tuple(numbers.tolist())

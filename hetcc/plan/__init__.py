@@ -1,0 +1,1 @@
+"""Artefacts of planning that are written to files: placement problems, placements, plans, bundles."""

@@ -1,0 +1,1 @@
+"""Running a bundle: on emulated devices here, on real ones where they exist."""

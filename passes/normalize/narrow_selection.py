@@ -9,43 +9,19 @@ new program gave the same numbers on random inputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from hetcc.ir import Graph, Node, OperatorClass, TensorType, Value
 from hetcc.ir.builder import Builder, Resize, in_order, resize
+from hetcc.ir.proof import Checker, CheckRequest, CheckResult
 from hetcc.ir.subgraph import digest_of, extract
 from hetcc.ir.types import DType
 from hetcc.passes.normalize.memory_slice import MemorySlice, collect_slice, is_candidate
 
 _CHECK_EXTENT = 96
 _CHECK_SELECTED = 24
-
-
-@dataclass(frozen=True)
-class CheckRequest:
-    """Two programs that should agree, with what their random inputs must respect."""
-
-    before: Graph
-    after: Graph
-    indices: str
-    """Integer input holding distinct positions below ``extent``."""
-    extent: int
-    mask_inputs: frozenset[str]
-    """Inputs that only ever mask scores; these are also tried with very negative entries."""
-
-
-@dataclass(frozen=True, slots=True)
-class CheckResult:
-    """What comparing two programs showed."""
-
-    agrees: bool
-    relative_error: float
-    detail: str = ""
-
-
-Checker = Callable[[CheckRequest], CheckResult]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,14 +8,15 @@ from types import MappingProxyType
 from hetcc.errors import InternalError, UserError
 from hetcc.passes.place.regions import split_regions
 from hetcc.passes.place.score import score
-from hetcc.plan.placement import Placement, PlacementProblem
+from hetcc.plan.placement import Placement, PlacementProblem, Region
 
 _FLOAT_ERROR = 1e-9
 """Relative amount by which sums of the same prices in different order may differ."""
 
 
 def finish(
-    problem: PlacementProblem, device_of: Mapping[str, str], partitioner: str, lower_bound: float,
+    problem: PlacementProblem, device_of: Mapping[str, str], partitioner: str, lower_bound: float, *,
+    regions: tuple[Region, ...] | None = None,
 ) -> Placement:
     """Split an assignment into regions and score it.
 
@@ -24,13 +25,15 @@ def finish(
         device_of: device by cluster name, as a placer returned it.
         partitioner: who placed it.
         lower_bound: a proved lower bound for every placement of the problem.
+        regions: what ``split_regions`` makes of the assignment, or regions that somebody asked for; absent: split here.
 
     Raises:
         UserError: HET-P001 if clusters are missing or unknown, HET-P005 for a device a cluster does not allow.
         InternalError: the objective is below the bound, so one of them is wrong.
     """
     _check(problem, device_of, partitioner)
-    regions = split_regions(problem, device_of)
+    if regions is None:
+        regions = split_regions(problem, device_of)
     cost = score(problem, device_of, regions)
     objective = problem.objective.value(cost)
     if objective < lower_bound - _FLOAT_ERROR * max(abs(objective), abs(lower_bound)):

@@ -17,7 +17,7 @@ from hetcc.passes.contract import BoundedAssignment, ClusterFacts
 from hetcc.passes.place.cut_network import Cut
 from hetcc.passes.place.finish import finish
 from hetcc.passes.place.mincut import Relaxation
-from hetcc.passes.place.regions import group_clusters
+from hetcc.passes.place.regions import group_clusters, regions_of
 from hetcc.passes.place.table import PriceTable, objective_of, table_of
 from hetcc.plan.placement import Placement, PlacementProblem
 
@@ -36,14 +36,20 @@ _FIXING_ROUNDS = 3
 
 
 @dataclass(frozen=True)
-class _Candidate:
+class Candidate:
+    """A placement by number."""
+
     device: Integers
+    """[n] device of each cluster."""
     group: Integers
+    """[n] region of each cluster."""
     objective: float
 
 
 @dataclass(frozen=True)
-class _Bound:
+class ProvedBound:
+    """No placement has a smaller objective than ``value``."""
+
     value: float
     rounding: float
 
@@ -63,23 +69,33 @@ class Optimal:
     def place_with_bound(self, problem: PlacementProblem, facts: ClusterFacts) -> BoundedAssignment:
         """Device by cluster name, and a lower bound for every placement of the problem."""
         del facts
-        table = table_of(problem)
+        best, bound = self.search(table_of(problem))
+        return BoundedAssignment(_named(problem, best.device), bound.value, bound.rounding)
+
+    def search(self, table: PriceTable) -> tuple[Candidate, ProvedBound]:
+        """The best placement found, by number, and the bound."""
         relaxation = Relaxation(table)
         cut = relaxation.solve()
-        bound = _Bound(cut.value, cut.rounding)
+        bound = ProvedBound(cut.value, cut.rounding)
         best = _best_of(table, [*_simple(table), relaxation.devices(cut)])
         if self.improve and not _is_closed(best, bound):
             best = _improve(table, best)
             best, bound = _tighten(table, best, bound, cut)
-        device_of = {cluster.name: problem.devices[device]
-                     for cluster, device in zip(problem.clusters, best.device.tolist(), strict=True)}
-        return BoundedAssignment(device_of, bound.value, bound.rounding)
+        return best, bound
 
 
 def place_optimal(problem: PlacementProblem, facts: ClusterFacts | None = None) -> Placement:
     """The best placement found, with regions, score and bound."""
-    answer = Optimal().place_with_bound(problem, facts or ClusterFacts())
-    return finish(problem, answer.device_of, Optimal.name, answer.lower_bound)
+    del facts  # prices decide; the argument is there so that all placers are called alike
+    best, bound = Optimal().search(table_of(problem))
+    return finish(problem, _named(problem, best.device), Optimal.name, bound.value,
+                  regions=regions_of(problem, best.device, best.group))
+
+
+def _named(problem: PlacementProblem, device: Integers) -> dict[str, str]:
+    """Device by cluster name."""
+    return {cluster.name: problem.devices[index]
+            for cluster, index in zip(problem.clusters, device.tolist(), strict=True)}
 
 
 def _simple(table: PriceTable) -> list[Integers]:
@@ -91,22 +107,22 @@ def _simple(table: PriceTable) -> list[Integers]:
     return [numpy.where(allowed[:, device], device, first) for device in range(allowed.shape[1])]
 
 
-def _best_of(table: PriceTable, choices: Iterable[Integers]) -> _Candidate:
+def _best_of(table: PriceTable, choices: Iterable[Integers]) -> Candidate:
     """The best after splitting; of equally good ones the first."""
     distinct = {device.tobytes(): device for device in choices}.values()
     return min((_evaluate(table, device) for device in distinct), key=lambda candidate: candidate.objective)
 
 
-def _evaluate(table: PriceTable, device: Integers) -> _Candidate:
+def _evaluate(table: PriceTable, device: Integers) -> Candidate:
     group = group_clusters(table, device)
-    return _Candidate(device, group, objective_of(table, device, group))
+    return Candidate(device, group, objective_of(table, device, group))
 
 
-def _is_closed(best: _Candidate, bound: _Bound) -> bool:
+def _is_closed(best: Candidate, bound: ProvedBound) -> bool:
     return best.objective - bound.value <= _CLOSED * abs(best.objective)
 
 
-def _improve(table: PriceTable, best: _Candidate) -> _Candidate:
+def _improve(table: PriceTable, best: Candidate) -> Candidate:
     """Move groups of alike regions back to the first device while that helps, within the budget of attempts."""
     attempts = min(_EVALUATED_CLUSTERS // max(len(best.device), 1), _MAXIMUM_ATTEMPTS)
     tried: set[tuple[float, ...]] = set()
@@ -121,13 +137,13 @@ def _improve(table: PriceTable, best: _Candidate) -> _Candidate:
     return best
 
 
-def _moved_first(best: _Candidate, regions: list[int]) -> Integers:
+def _moved_first(best: Candidate, regions: list[int]) -> Integers:
     import numpy
 
     return numpy.where(numpy.isin(best.group, regions), 0, best.device)
 
 
-def _alike_regions(table: PriceTable, best: _Candidate) -> list[tuple[tuple[float, ...], list[int]]]:
+def _alike_regions(table: PriceTable, best: Candidate) -> list[tuple[tuple[float, ...], list[int]]]:
     """Regions that could move to the first device; those with the same device, size and prices are one kind."""
     import numpy
 
@@ -144,13 +160,13 @@ def _alike_regions(table: PriceTable, best: _Candidate) -> list[tuple[tuple[floa
     return list(kinds.items())
 
 
-def _tighten(table: PriceTable, best: _Candidate, bound: _Bound, cut: Cut) -> tuple[_Candidate, _Bound]:
+def _tighten(table: PriceTable, best: Candidate, bound: ProvedBound, cut: Cut) -> tuple[Candidate, ProvedBound]:
     """Hold clusters on the first device that no better placement can have elsewhere, and cut again."""
     import numpy
 
     kept = numpy.zeros(len(best.device), dtype=bool)
     for _ in range(_FIXING_ROUNDS):
-        margin = best.objective - bound.value
+        margin = best.objective - cut.value
         fixed = kept | ((cut.slack_to_sink > margin) & table.allowed[:, 0])
         if _is_closed(best, bound) or (fixed == kept).all():
             break
@@ -160,6 +176,6 @@ def _tighten(table: PriceTable, best: _Candidate, bound: _Bound, cut: Cut) -> tu
         # Every placement below the objective known when clusters were held is counted by this cut.
         raised = min(best.objective, cut.value)
         if raised > bound.value:
-            bound = _Bound(raised, cut.rounding)
+            bound = ProvedBound(raised, cut.rounding)
         best = min(best, _evaluate(table, relaxation.devices(cut)), key=lambda candidate: candidate.objective)
     return best, bound

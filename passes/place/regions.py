@@ -70,12 +70,11 @@ def _merge(colour: Integers, edges: Integers) -> Integers:
     import numpy
 
     group = numpy.arange(len(colour))
-    forward, unchanged = True, 0
-    for _ in range(_MAXIMUM_TURNS):
-        level = _levels(colour, edges, forward)
+    for turn in range(_MAXIMUM_TURNS):
+        level = _levels(colour, edges, forward=turn % 2 == 0)
         label = _components(colour, edges, level)
-        unchanged = unchanged + 1 if len(numpy.unique(label)) == len(colour) else 0
-        if unchanged == 2:
+        # What one direction has merged it would not merge further, so one turn without effect ends it but the first.
+        if turn and int(label.max(initial=-1)) + 1 == len(colour):
             break
         # A group has one level, and edges between groups rise: sorting groups by level orders them topologically.
         _, first = numpy.unique(label, return_index=True)
@@ -84,7 +83,6 @@ def _merge(colour: Integers, edges: Integers) -> Integers:
         rank[order] = numpy.arange(len(order))
         label = rank[label]
         colour, group, edges = colour[first][order], label[group], _distinct(label[edges], len(order))
-        forward = not forward
     _, first, group = numpy.unique(group, return_index=True, return_inverse=True)
     rank = numpy.empty(len(first), dtype=numpy.int64)
     rank[numpy.argsort(first)] = numpy.arange(len(first))

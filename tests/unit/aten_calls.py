@@ -30,8 +30,8 @@ def unary_calls() -> list[AtenCall]:
     x, positive = torch.randn(3, 5), torch.rand(3, 5) + 0.1
     signs = torch.tensor([-1.5, -0.5, -0.0, 0.0, 0.5, 1.5, 2.5])
     odd = torch.tensor([float("inf"), float("-inf"), float("nan"), 1.0])
-    named = ["neg", "relu", "exp", "sigmoid", "tanh", "erf", "silu", "abs", "cos", "sin", "reciprocal", "softplus", "elu",
-             "expm1", "hardtanh", "leaky_relu"]
+    named = ["neg", "relu", "exp", "sigmoid", "tanh", "erf", "silu", "abs", "cos", "sin", "reciprocal", "softplus",
+             "elu", "expm1", "hardtanh", "leaky_relu"]
     return [
         *((f"{name}.default", (x,)) for name in named),
         *((f"{name}.default", (positive,)) for name in ("log", "sqrt", "rsqrt", "log1p")),
@@ -57,7 +57,8 @@ def binary_calls() -> list[AtenCall]:
         *arithmetic, *compared, ("add.Tensor", (i, 3)), ("mul.Tensor", (i, j)), ("sub.Tensor", (x, 1.0)),
         ("pow.Tensor_Scalar", (x, 2)), ("pow.Tensor_Tensor", (y, x)), ("pow.Scalar", (2.0, x)),
         ("minimum.default", (x, y)), ("maximum.default", (x, y)), ("max.other", (x, y)), ("min.other", (x, y)),
-        ("floor_divide.default", (i, j)), ("remainder.Scalar", (i, 3)), ("where.self", (p, x[0], y[0])), ("masked_fill.Scalar", (x[0], p, -1.0)),
+        ("floor_divide.default", (i, j)), ("remainder.Scalar", (i, 3)), ("where.self", (p, x[0], y[0])),
+        ("masked_fill.Scalar", (x[0], p, -1.0)),
         ("clamp.default", (x, -0.5, 0.5)), ("clamp_min.default", (x, 0.1)), ("clamp_max.default", (x, 0.1)),
         *((f"logical_{name}.default", (p, q)) for name in ("and", "or", "xor")),
         *((f"bitwise_{name}.Tensor", (p, q)) for name in ("and", "or", "xor")),
@@ -72,8 +73,10 @@ def reduction_calls() -> list[AtenCall]:
     tied = torch.tensor([[1.0, 3.0, 3.0], [2.0, 2.0, 2.0]])
     return [
         ("sum.dim_IntList", (x, [1])), ("sum.default", (x,)), ("mean.dim", (x, [-1], True)), ("mean.default", (x,)),
-        ("amax.default", (x, [0])), ("amin.default", (x, [1], True)), ("any.default", (x > 2,)), ("any.dim", (x > 1, 1)),
-        ("all.dim", (x > -1, 0)), ("all.default", (x > -9,)), ("argmax.default", (tied, 1)), ("argmin.default", (tied, 1)),
+        ("amax.default", (x, [0])), ("amin.default", (x, [1], True)), ("any.default", (x > 2,)),
+        ("any.dim", (x > 1, 1)),
+        ("all.dim", (x > -1, 0)), ("all.default", (x > -9,)), ("argmax.default", (tied, 1)),
+        ("argmin.default", (tied, 1)),
         ("max.default", (x,)), ("min.default", (x,)), ("max.dim", (tied, 1)), ("min.dim", (tied, 1, True)),
         ("prod.dim_int", (x, 1)), ("var.correction", (x, [1])), ("_softmax.default", (x, -1, False)),
         ("_softmax.default", (torch.full((1, 4), -3.4028234663852886e38), -1, False)),
@@ -95,7 +98,8 @@ def product_calls() -> list[AtenCall]:
         ("addmm.default", (torch.randn(3, 5), a, b)), ("baddbmm.default", (torch.randn(2, 3, 5), batched, other)),
         ("matmul.default", (batched, b)), ("mv.default", (a, v)), ("dot.default", (v, torch.randn(4))),
         ("scaled_dot_product_attention.default", (q, k, torch.randn(1, 2, 6, 8))),
-        ("convolution.default", (torch.randn(1, 2, 6), torch.randn(3, 2, 3), torch.randn(3), [1], [1], [1], False, [0], 1)),
+        ("convolution.default",
+         (torch.randn(1, 2, 6), torch.randn(3, 2, 3), torch.randn(3), [1], [1], [1], False, [0], 1)),
     ]
 
 
@@ -114,9 +118,12 @@ def memory_calls() -> list[AtenCall]:
         ("index_put.default", (cache, [None, None, torch.tensor([5, -1])], torch.randn(2, 3, 2, 4))),
         ("index_put.default", (x, [index, torch.tensor([5, 1, 2])], torch.randn(3))),
         ("index_copy.default", (cache, 2, torch.tensor([7, 1]), torch.randn(2, 3, 2, 4))),
-        ("scatter.value", (x, 1, along, 9.0)), ("scatter.value", (torch.ones(4, 6, dtype=torch.bool), -1, along, False)),
-        ("scatter.src", (x, 1, unique, torch.randn(4, 3))), ("scatter.src", (x, 0, torch.tensor([[3, 1]]), torch.randn(1, 2))),
-        ("slice_scatter.default", (x, torch.randn(4, 2), 1, 2, 4)), ("select_scatter.default", (x, torch.randn(6), 0, 1)),
+        ("scatter.value", (x, 1, along, 9.0)),
+        ("scatter.value", (torch.ones(4, 6, dtype=torch.bool), -1, along, False)),
+        ("scatter.src", (x, 1, unique, torch.randn(4, 3))),
+        ("scatter.src", (x, 0, torch.tensor([[3, 1]]), torch.randn(1, 2))),
+        ("slice_scatter.default", (x, torch.randn(4, 2), 1, 2, 4)),
+        ("select_scatter.default", (x, torch.randn(6), 0, 1)),
         ("cat.default", ([x, torch.randn(4, 2)], 1)), ("stack.default", ([x, x + 1], 0)),
         ("repeat.default", (x, [2, 1])), ("constant_pad_nd.default", (x, [1, 2], 0.5)),
     ]
@@ -125,7 +132,8 @@ def memory_calls() -> list[AtenCall]:
 def create_calls() -> list[AtenCall]:
     return [
         ("full.default", ([2, 3], 1.5)), ("full.default", ([], True)), ("arange.start_step", (1, 9, 2)),
-        ("arange.default", (5,)), ("empty.memory_format", ([2, 2],)), ("zeros.default", ([3],)), ("ones.default", ([3],)),
+        ("arange.default", (5,)), ("empty.memory_format", ([2, 2],)), ("zeros.default", ([3],)),
+        ("ones.default", ([3],)),
         ("scalar_tensor.default", (-3.4028234663852886e38,)),
     ]
 
@@ -162,8 +170,9 @@ def selection_calls() -> list[AtenCall]:
     rows = selection_rows()
     calls: list[AtenCall] = [("topk.default", (tensor, 5)) for tensor in rows.values()]
     calls += [("topk.default", (rows["ties"], 40)), ("topk.default", (rows["masked"], 7, -1, False)),
-              ("topk.default", (rows["ties"], 2, 0)), ("topk.default", (rows["long"], 300, -1, False)),
-              ("sort.default", (rows["ties"], -1, True)), ("sort.default", (rows["masked"],)),
+              ("topk.default", (rows["ties"], 2, 0)), ("sort.default", (rows["ties"], -1, True)),
+              ("topk.default", (rows["long"], 300, -1, False)), ("topk.default", (rows["masked"], 9)),
+              ("sort.default", (rows["masked"],)),
               ("sort.stable", (rows["integers"],), {"stable": True, "dim": 0, "descending": True})]
     return calls
 

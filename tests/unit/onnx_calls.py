@@ -11,7 +11,7 @@ Call = tuple[str, list[Any], dict[str, Any]]
 """Operator, inputs (arrays that become inputs of the program, or ``fixed`` arrays that stay literals), attributes."""
 
 
-class fixed:  # noqa: N801 - reads as a word in the table
+class fixed:
     """An input that is a literal of the program."""
 
     def __init__(self, *numbers: Any) -> None:
@@ -40,11 +40,14 @@ def onnx_calls() -> list[Call]:
         ("LayerNormalization", [x, floats(4), floats(4)], {"axis": -1}),
         ("ArgMax", [x], {"axis": 1}), ("ArgMin", [x], {"axis": 0, "keepdims": 0}),
         *((name, [x, fixed([1])], {"keepdims": 0}) for name in ("ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum")),
-        ("CumSum", [x, fixed(1)], {}), ("MatMul", [x, floats(4, 5)], {}), ("MatMul", [floats(2, 3, 4), floats(2, 4, 3)], {}),
-        ("Gemm", [x, floats(4, 5), floats(5)], {}), ("Reshape", [x, fixed([2, 6])], {}), ("Flatten", [floats(2, 3, 4)], {}),
+        ("CumSum", [x, fixed(1)], {}), ("MatMul", [x, floats(4, 5)], {}),
+        ("MatMul", [floats(2, 3, 4), floats(2, 4, 3)], {}),
+        ("Gemm", [x, floats(4, 5), floats(5)], {}), ("Reshape", [x, fixed([2, 6])], {}),
+        ("Flatten", [floats(2, 3, 4)], {}),
         ("Transpose", [floats(2, 3, 4)], {"perm": [2, 0, 1]}), ("Squeeze", [floats(1, 3), fixed([0])], {}),
         ("Unsqueeze", [x, fixed([1])], {}), ("Slice", [x, fixed([1]), fixed([3]), fixed([1])], {}),
-        ("Expand", [floats(3, 1), fixed([3, 4])], {}), ("Tile", [x, fixed([2, 1])], {}), ("Concat", [x, positive], {"axis": 1}),
+        ("Expand", [floats(3, 1), fixed([3, 4])], {}), ("Tile", [x, fixed([2, 1])], {}),
+        ("Concat", [x, positive], {"axis": 1}),
         ("Split", [x, fixed([1, 3])], {"axis": 1}), ("Gather", [x, rows], {"axis": 0}),
         ("GatherElements", [x, numpy.array([[1, 0], [3, 2], [0, 0]])], {"axis": 1}),
         ("ScatterElements", [x, numpy.array([[1, 0], [3, 2], [0, 1]]), floats(3, 2)], {"axis": 1}),
@@ -74,7 +77,8 @@ def save_program(path: Path) -> dict[str, numpy.ndarray]:
         results = [f"{operator}.{position}.{index}" for index in range(count)]
         nodes.append(onnx.helper.make_node(operator, names, results, **attributes))
         outputs.extend(results)
-    graph = onnx.helper.make_graph(nodes, "calls", inputs, [onnx.ValueInfoProto(name=name) for name in outputs], literals)
+    untyped = [onnx.ValueInfoProto(name=name) for name in outputs]
+    graph = onnx.helper.make_graph(nodes, "calls", inputs, untyped, literals)
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
     inferred = onnx.shape_inference.infer_shapes(model)
     types = {value.name: value for value in (*inferred.graph.value_info, *inferred.graph.output)}

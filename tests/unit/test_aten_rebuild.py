@@ -99,7 +99,8 @@ def test_unknown_operator_is_an_error_that_names_it() -> None:
 
 
 def test_float_infinities_and_lists_survive() -> None:
-    region, arrays = graph_of_calls([("masked_fill.Scalar", (torch.zeros(2), torch.tensor([True, False]), float("-inf"))),
+    mask = torch.tensor([True, False])
+    region, arrays = graph_of_calls([("masked_fill.Scalar", (torch.zeros(2), mask, float("-inf"))),
                                      ("constant_pad_nd.default", (torch.ones(2), [1, 0], 0.5))])
     filled, padded = rebuild(region)(*(torch.from_numpy(arrays[name]) for name in interface_of(region)))
     assert filled.tolist() == [float("-inf"), 0.0]

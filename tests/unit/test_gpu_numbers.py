@@ -72,7 +72,7 @@ def double_precision(calls: list[Any]) -> dict[str, numpy.ndarray]:
 
 
 def test_every_aten_operator_of_the_table(tmp_path: Path) -> None:
-    calls = aten_calls.all_calls() + aten_calls.short_calls()
+    calls = aten_calls.all_calls() + aten_calls.short_calls() + aten_calls.selection_calls()[-4:]
     region, arguments = graph_of_calls(calls)
     assert all(isinstance(GpuSupport().verdict(region, node), Supported) for node in region.nodes)
     found = run_on_gpu(region, arguments, tmp_path)
@@ -84,6 +84,7 @@ def test_every_aten_operator_of_the_table(tmp_path: Path) -> None:
                                       err_msg=name)
 
 
+@pytest.mark.slow
 def test_selections_on_hard_rows(tmp_path: Path) -> None:
     region, arguments = graph_of_calls(aten_calls.selection_calls())
     assert_same(run_on_gpu(region, arguments, tmp_path), load_host_program(region).run(arguments))

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import numpy
 import pytest
 
-from hetcc.ir import OperatorClass, Role
+from hetcc.ir import DType, OperatorClass, Role
 from hetcc.ir.subgraph import digest_of, extract
 from hetcc.onnx import LoadedOnnx, evaluate_region, load_graph, run_reference
 from tests.unit.onnx_models import Exported, arguments_of, corpus_module, export, export_ids, tiny_bert, tiny_llama
 
 SIZES = {"batch": 1, "sequence": 8}
-CASES = [("llama", True, True), ("llama", False, False), ("bert", True, False), ("bert", False, True)]
+CASES = [
+    pytest.param(("llama", True, True), id="llama-dynamo-symbolic", marks=pytest.mark.slow),
+    pytest.param(("llama", True, False), id="llama-dynamo"),
+    pytest.param(("llama", False, True), id="llama-classic-symbolic"),
+    pytest.param(("bert", True, False), id="bert-dynamo", marks=pytest.mark.slow),
+    pytest.param(("bert", False, True), id="bert-classic-symbolic"),
+    pytest.param(("bert", False, False), id="bert-classic"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("onnx")
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case[0]}-{'dynamo' if case[1] else 'classic'}"
-                f"{'-symbolic' if case[2] else ''}")
+@pytest.fixture(scope="module", params=CASES)
 def hugging_face(request: pytest.FixtureRequest, folder: Path) -> tuple[Exported, LoadedOnnx]:
     name, dynamo, symbolic = request.param
     module = tiny_llama() if name == "llama" else tiny_bert()
@@ -47,7 +54,7 @@ def in_pieces(loaded: LoadedOnnx, inputs: dict[str, numpy.ndarray], pieces: int)
     graph = loaded.graph
     available = dict(inputs)
     bounds = [len(graph.nodes) * piece // pieces for piece in range(pieces + 1)]
-    for start, stop in zip(bounds, bounds[1:], strict=False):
+    for start, stop in pairwise(bounds):
         region = extract(graph, [node.name for node in graph.nodes[start:stop]], f"piece{start}")
         available.update(evaluate_region(region, arguments_of(loaded, available, region)))
     return available
@@ -103,6 +110,9 @@ def test_sparse_block_has_the_memory_pipeline(sparse: tuple[Exported, LoadedOnnx
     mask = next(node for node in graph.nodes if node.operator_class is OperatorClass.SCATTER)
     assert (mask.attribute("mode"), mask.attribute("value"), mask.operand("indices")) == (
         "along", 0.0, selection.outputs[1])
+    filled = graph.producer[mask.operand("data") or ""]
+    assert filled.operator_class is OperatorClass.CREATE
+    assert dict(filled.keywords)["value"] == (DType.FLOAT32, (1,), (-numpy.inf,))
 
 
 def test_cache_writes_are_one_node_on_the_cache_itself(sparse: tuple[Exported, LoadedOnnx]) -> None:

@@ -288,7 +288,7 @@ def test_exports_can_be_read_back(diamond):
 
 
 def test_forty_thousand_clusters_are_placed_in_time():
-    """Goal 0.5 s on an idle machine; three times that is allowed here. Best of three: others use the machine too."""
+    """The goal is 0.5 s; three times that is allowed. Processor time and best of three: others use the machine too."""
     count = 40_000
     costs = {"gpu": Cost(1e-5), "fpga": Cost(2e-5)}
     cheap = {"gpu": Cost(2e-5), "fpga": Cost(1e-6)}
@@ -307,9 +307,11 @@ def test_forty_thousand_clusters_are_placed_in_time():
     for _ in range(3):
         large = PlacementProblem("large", ("gpu", "fpga"), clusters, tensors, {"gpu": Cost(6e-6), "fpga": Cost(14e-6)},
                                  {}, Objective())
-        start = time.perf_counter()
+        start = time.process_time()
         placement = place_optimal(large)
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     assert len(placement.device_of) == count
     assert placement.gap < 0.05
+    bounded = load_placer("mincut").place_with_bound(large, ClusterFacts())
+    assert 0.0 <= bounded.rounding < 1e-9 * bounded.lower_bound
     assert min(times) < 1.5

@@ -38,6 +38,7 @@ class Multiplier(Elaboratable):
         self.result = Signal(32)
 
     def elaborate(self, _platform: Any) -> Module:
+        """See the class."""
         m = Module()
         sign, special, forced, exponent, product = self._multiply(m)
         # Normalise: the product of two 24-bit significands has its leading one at bit 47 or 46.
@@ -99,6 +100,7 @@ class Adder(Elaboratable):
         self.result = Signal(32)
 
     def elaborate(self, _platform: Any) -> Module:
+        """See the class."""
         m = Module()
         sign, zero_sign, special, forced, exponent, total = self._add(m)
         # Normalise a 28-bit sum (carry, 24 bits, guard, round, sticky).

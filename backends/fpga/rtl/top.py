@@ -139,6 +139,7 @@ class StreamCore(Elaboratable):
     # ---- structure
 
     def elaborate(self, _platform: Any) -> Module:
+        """See the class."""
         m = Module()
         loaded = self._load(m)
         point, row = self._issue(m, loaded)
@@ -194,7 +195,8 @@ class StreamCore(Elaboratable):
             with m.Else():
                 m.d.sync += within.eq(within + 1)
         mine = active & ((at_lane & (width - 1)) == lane)
-        m.d.comb += [port.addr.eq(at_lane >> (width.bit_length() - 1)), port.data.eq(flushed(self.load_data).replicate(load.fast)),
+        m.d.comb += [port.addr.eq(at_lane >> (width.bit_length() - 1)),
+                     port.data.eq(flushed(self.load_data).replicate(load.fast)),
                      port.en.eq(Mux(mine, 1 << within, 0))]
         return memory.read_port(domain="comb")
 
@@ -227,7 +229,7 @@ class StreamCore(Elaboratable):
             m.d.sync += running.eq(0)
         with m.If(self.start):
             m.d.sync += [left.eq(self.rows), running.eq(1), active.eq(0), full.eq(0), beat.eq(0), group.eq(0)]
-        return _Point([], active, group, self.groups, cast(dict[str, Any], sides)), row
+        return _Point([], active, group, self.groups, sides), row
 
     # ---- stages
 
@@ -267,7 +269,8 @@ class StreamCore(Elaboratable):
         arrived = Signal(range(count))
         complete = point.valid & (arrived == count - 1)
         with m.If(point.valid):
-            m.d.sync += [later.eq(earlier) for later, earlier in zip(window, (*window[1:], point.values[0]), strict=True)]
+            newer = (*window[1:], point.values[0])
+            m.d.sync += [place.eq(value) for place, value in zip(window, newer, strict=True)]
             m.d.sync += arrived.eq(Mux(complete, 0, arrived + 1))
         with m.If(self.start):
             m.d.sync += arrived.eq(0)
@@ -314,12 +317,11 @@ class StreamCore(Elaboratable):
         ]
         with m.If(self.start):
             m.d.sync += [self.busy.eq(1), self.done.eq(0), settle.eq(0), sent.eq(0), draining.eq(0)]
-        with m.Elif(draining):
-            with m.If(self.out_ready):
-                m.d.sync += sent.eq(sent + 1)
-                with m.If(self.out_last):
-                    m.d.sync += [draining.eq(0), self.busy.eq(0), self.done.eq(1)]
-        with m.Elif(self.busy & (unit.accepted == self.candidates)):
+        with m.Elif(draining & self.out_ready):
+            m.d.sync += sent.eq(sent + 1)
+            with m.If(self.out_last):
+                m.d.sync += [draining.eq(0), self.busy.eq(0), self.done.eq(1)]
+        with m.Elif(self.busy & ~draining & (unit.accepted == self.candidates)):
             m.d.sync += settle.eq(settle + 1)
             with m.If(settle == self._selection.k):
                 m.d.sync += draining.eq(1)
@@ -341,6 +343,7 @@ class Dot(Elaboratable):
         return latency_of("mul") + (depth - 1).bit_length() * latency_of("add")
 
     def elaborate(self, _platform: Any) -> Module:
+        """See the class."""
         m = Module()
         products = [self._library.binary(m, "mul", self.row.word_select(at, 32), self.stationary.word_select(at, 32))
                     for at in range(self._depth)]

@@ -42,9 +42,11 @@ class CellBlock(Elaboratable):
         self.head_index = Signal(INDEX_BITS)
 
     def _key(self, value: Any) -> Any:
-        return sort_key(value) if self._largest else ~sort_key(value)
+        key = sort_key(value)
+        return (key if self._largest else ~key)[:32]
 
     def elaborate(self, _platform: Any) -> Module:
+        """See the class."""
         m = Module()
         moving: tuple[Any, ...] = (self.valid_in, self.push_in, self.value_in, self.index_in)
         held = [(Signal(name=f"valid{at}"), Signal(32, name=f"value{at}"), Signal(INDEX_BITS, name=f"index{at}"))
@@ -59,10 +61,11 @@ class CellBlock(Elaboratable):
         ]
         return m
 
-    def _cell(self, m: Module, moving: tuple[Any, ...], held: tuple[Any, ...], after: tuple[Any, ...]) -> tuple[Any, ...]:
+    def _cell(self, m: Module, moving: tuple[Any, ...], held: tuple[Any, ...],
+              after: tuple[Any, ...]) -> tuple[Any, ...]:
         arrives, push, new_value, new_index = moving
         valid, value, index = held
-        better = (self._key(new_value) & 0xFFFFFFFF) > (self._key(value) & 0xFFFFFFFF)
+        better = self._key(new_value) > self._key(value)
         take = arrives & (push | ~valid | better)
         out_valid, out_push, out_value, out_index = Signal(), Signal(), Signal(32), Signal(INDEX_BITS)
         with m.If(self.clear):
@@ -96,6 +99,7 @@ class TopKUnit(Elaboratable):
         self.accepted = Signal(INDEX_BITS + 1)
 
     def elaborate(self, _platform: Any) -> Module:
+        """See the class."""
         m = Module()
         sizes = [CELLS_PER_BLOCK] * (self._k // CELLS_PER_BLOCK)
         sizes += [self._k % CELLS_PER_BLOCK] if self._k % CELLS_PER_BLOCK else []

@@ -91,7 +91,7 @@ def build(verilog: bytes, kernel: str, core: Any, folder: Path) -> None:
     bench = _BENCH.replace("OFFER_SIDES", offers).replace("TAKE_SIDES", takes)
     bench = bench.replace("SIDES", str(len(core.sides))).replace("BEAT", str(core.beat_words))
     (folder / "bench.cpp").write_text(bench)
-    tools.run(["verilator", "--cc", "--exe", "--build", "-O3", "-Wno-fatal", "-Wno-lint", "-Wno-style",
+    tools.run(["verilator", "--cc", "--exe", "--build", "-fno-inline", "-Wno-fatal", "-Wno-lint", "-Wno-style",
                "--top-module", kernel, "--prefix", "Vcore", "--Mdir", "obj", "-CFLAGS", "-O1", "kernel.v", "bench.cpp"],
               folder)
 

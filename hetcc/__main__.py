@@ -1,0 +1,8 @@
+"""``python -m hetcc``."""
+
+import sys
+
+from hetcc.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

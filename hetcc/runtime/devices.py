@@ -1,0 +1,181 @@
+"""The devices of a running plan, each with its own memory. Nothing is shared behind the plan's back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy
+
+from hetcc.backends.fpga.program import StreamProgram
+from hetcc.backends.fpga.program import load_program as load_stream_program
+from hetcc.backends.gpu.program import GpuMemory, GpuProgram
+from hetcc.backends.host.program import load_host_program
+from hetcc.errors import UserError
+from hetcc.ir import Graph
+
+Array = numpy.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchEvidence:
+    """What a device says of a launch."""
+
+    engine: str
+    stages_executed: int = 0
+    """Stages the streaming interpreter went through; 0 on other devices."""
+
+
+class RuntimeDevice(Protocol):
+    """A device with memory that runs regions."""
+
+    def load(self, region: Graph, files: Mapping[str, bytes], entry: str) -> None:
+        """Make a region ready to launch."""
+        ...
+
+    def launch(self, region: str) -> LaunchEvidence:
+        """Run a loaded region on what is in the memory."""
+        ...
+
+    def put(self, name: str, array: Array) -> None:
+        """Put a value into the memory."""
+        ...
+
+    def get(self, name: str) -> Array:
+        """A copy of a value in the memory."""
+        ...
+
+    def rename(self, value: str, cache: str) -> None:
+        """Make a value the new contents of a cache."""
+        ...
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Forget values."""
+        ...
+
+
+class EmulatedGpu:
+    """IREE on this machine's processor in place of the GPU."""
+
+    def __init__(self) -> None:
+        self.memory = GpuMemory()
+        self.programs: dict[str, GpuProgram] = {}
+
+    def load(self, region: Graph, files: Mapping[str, bytes], entry: str) -> None:
+        """See :class:`RuntimeDevice`."""
+        self.programs[region.name] = GpuProgram(region, files[entry], self.memory)
+
+    def launch(self, region: str) -> LaunchEvidence:
+        """See :class:`RuntimeDevice`."""
+        program = self.programs[region]
+        program.step()
+        return LaunchEvidence(program.engine)
+
+    def put(self, name: str, array: Array) -> None:
+        """See :class:`RuntimeDevice`."""
+        self.memory.bind(name, array)
+
+    def get(self, name: str) -> Array:
+        """See :class:`RuntimeDevice`."""
+        return self.memory.fetch(name)
+
+    def rename(self, value: str, cache: str) -> None:
+        """See :class:`RuntimeDevice`."""
+        self.memory.bind(cache, self.memory.fetch(value))
+
+    def drop(self, names: Iterable[str]) -> None:
+        """See :class:`RuntimeDevice`."""
+        self.memory.drop(names)
+
+
+class _ArrayMemory:
+    """Values as numpy arrays."""
+
+    def __init__(self) -> None:
+        self.arrays: dict[str, Array] = {}
+
+    def put(self, name: str, array: Array) -> None:
+        """Put a value into the memory."""
+        self.arrays[name] = array
+
+    def get(self, name: str) -> Array:
+        """A value in the memory."""
+        if name not in self.arrays:
+            raise UserError("HET-R002", f"'{name}' has no value", fix="feed it before the step runs")
+        return self.arrays[name]
+
+    def rename(self, value: str, cache: str) -> None:
+        """Make a value the new contents of a cache."""
+        self.arrays[cache] = self.get(value)
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Forget values."""
+        for name in names:
+            self.arrays.pop(name, None)
+
+
+class EmulatedFpga(_ArrayMemory):
+    """The bit-exact functional model of the streaming kernels, behind a pyxrt-shaped interface.
+
+    Tables stay in the buffers of the compute unit that updates them; when another unit needs one, it is copied.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.programs: dict[str, tuple[StreamProgram, Graph]] = {}
+        self.holder: dict[str, str] = {}
+        """Region in whose unit the newest contents of a cache are."""
+
+    def load(self, region: Graph, files: Mapping[str, bytes], entry: str) -> None:
+        """See :class:`RuntimeDevice`."""
+        folder = entry.rpartition("/")[0] + "/"
+        kernel = {path.removeprefix(folder): content for path, content in files.items() if path.startswith(folder)}
+        self.programs[region.name] = (load_stream_program(kernel, region), region)
+
+    def launch(self, region: str) -> LaunchEvidence:
+        """See :class:`RuntimeDevice`."""
+        program, graph = self.programs[region]
+        before = program.executed_stages
+        arguments = {name: self.get(name) for name in graph.values
+                     if name in graph.inputs or graph.values[name].role.is_weight}
+        for cache in graph.caches:
+            if self.holder.get(cache) != region:
+                program.bind_cache(cache, self.get(cache))
+                self.holder[cache] = region
+        self.arrays.update(program.run(arguments))
+        return LaunchEvidence(program.engine, program.executed_stages - before)
+
+    def put(self, name: str, array: Array) -> None:
+        """See :class:`RuntimeDevice`."""
+        self.holder.pop(name, None)
+        super().put(name, array)
+
+    def get(self, name: str) -> Array:
+        """See :class:`RuntimeDevice`."""
+        holder = self.holder.get(name)
+        return super().get(name) if holder is None else self.programs[holder][0].read_cache(name)
+
+
+class HostDevice(_ArrayMemory):
+    """What no accelerator takes, run eagerly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.programs: dict[str, tuple[object, Graph]] = {}
+
+    def load(self, region: Graph, files: Mapping[str, bytes], entry: str) -> None:
+        """See :class:`RuntimeDevice`."""
+        del files, entry
+        self.programs[region.name] = (load_host_program(region), region)
+
+    def launch(self, region: str) -> LaunchEvidence:
+        """See :class:`RuntimeDevice`."""
+        from hetcc.ir.subgraph import interface_of
+
+        program, graph = self.programs[region]
+        results = program.run({name: self.get(name) for name in interface_of(graph)})  # type: ignore[attr-defined]
+        self.arrays.update(results)
+        for update in graph.updates:
+            self.arrays[update.cache] = results[update.value]
+        return LaunchEvidence(program.engine)  # type: ignore[attr-defined]

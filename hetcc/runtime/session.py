@@ -1,0 +1,219 @@
+"""A bundle that is ready to run: programs loaded, weights bound, caches alive across steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy
+
+from hetcc.backends.host.program import torch_guard
+from hetcc.errors import InternalError, UserError
+from hetcc.ir import Graph, Role
+from hetcc.ir.serialize import tagged_from_bytes
+from hetcc.ir.subgraph import digest_of, extract, weights_of
+from hetcc.plan.bundle import BundleFiles
+from hetcc.plan.plan import CommitStep, LaunchStep, PhasePlan, Plan, RegionSpec, TransferStep
+from hetcc.plan.tensors import TensorFile, numpy_type
+from hetcc.runtime.devices import EmulatedFpga, EmulatedGpu, HostDevice, RuntimeDevice
+from hetcc.runtime.trace import RunTrace, StepRecord
+from hetcc.stopwatch import silent
+
+Array = numpy.ndarray
+
+
+@dataclass
+class _LoadedPhase:
+    plan: PhasePlan
+    graph: Graph
+    regions: Mapping[str, RegionSpec] = field(default_factory=dict)
+
+
+class Session:
+    """Runs the phases of an executable bundle.
+
+    Args:
+        files: the opened bundle.
+        plan: its plan.
+        progress: told what is being loaded.
+
+    Raises:
+        UserError: HET-B005, a planning-only bundle; HET-C005, weights are missing.
+    """
+
+    def __init__(self, files: BundleFiles, plan: Plan, progress: Callable[[str], None] = silent) -> None:
+        if not plan.is_executable:
+            raise UserError("HET-B005", "the bundle holds a plan but no code", where=str(files.folder),
+                            fix="compile with --weights DIR or --weights random:SEED")
+        self.plan = plan
+        self.devices: dict[str, RuntimeDevice] = {"gpu": EmulatedGpu(), "fpga": EmulatedFpga(), "host": HostDevice()}
+        self.cache_device: dict[str, str] = {}
+        self.phases: dict[str, _LoadedPhase] = {}
+        self._weights = _Weights(files)
+        self._bound: set[tuple[str, str]] = set()
+        code = {folder: {f"{folder}/{path}": content for path, content in files.below(folder).items()}
+                for folder in ("gpu", "fpga")}
+        for phase in plan.phases:
+            progress(f"loading {phase.phase}")
+            self._load(phase, files, {**code["gpu"], **code["fpga"]})
+        self.reset()
+
+    def _load(self, phase: PhasePlan, files: BundleFiles, code: Mapping[str, bytes]) -> None:
+        graph = tagged_from_bytes(files.read(f"graphs/{phase.phase}.json")).graph
+        regions = {region.name: region for region in phase.regions}
+        self.phases[phase.phase] = _LoadedPhase(phase, graph, regions)
+        updates = {cache for region in phase.regions for cache, _ in region.updates}
+        in_place = replace(graph, updates=tuple(update for update in graph.updates if update.cache in updates))
+        for step in phase.steps:
+            if not isinstance(step, LaunchStep):
+                continue
+            spec = regions[step.region]
+            program = _program_of(in_place, phase.phase, spec, step)
+            device = self.devices[spec.device]
+            device.load(program, code, spec.entry)
+            for name in weights_of(program):
+                if (spec.device, name) not in self._bound:
+                    device.put(name, self._weights.read(name, graph))
+                    self._bound.add((spec.device, name))
+
+    def reset(self) -> None:
+        """Empty all caches."""
+        for loaded in self.phases.values():
+            for cache in loaded.plan.caches:
+                self.write_cache(cache.name, numpy.zeros(cache.shape, numpy_type(cache.dtype)), cache.device)
+
+    def write_cache(self, name: str, array: Array, device: str | None = None) -> None:
+        """Set the contents of a cache, on the device that holds it."""
+        home = device or self.cache_device[name]
+        self.cache_device[name] = home
+        self.devices[home].put(name, array)
+
+    def read_cache(self, name: str) -> Array:
+        """A copy of the contents of a cache."""
+        if name not in self.cache_device:
+            raise UserError("HET-B004", f"the bundle has no cache '{name}'",
+                            fix=f"it has {', '.join(sorted(self.cache_device)[:4])} ...")
+        return self.devices[self.cache_device[name]].get(name)
+
+    def run(self, phase: str, inputs: Mapping[str, Array]) -> RunTrace:
+        """One step of a phase; caches are updated.
+
+        Args:
+            phase: name of the phase.
+            inputs: array for each input of the phase, of its shape and type.
+
+        Raises:
+            UserError: HET-B005 unknown phase, HET-R002 wrong inputs.
+        """
+        self.plan.phase(phase)
+        loaded = self.phases[phase]
+        self._feed(loaded, inputs)
+        self._move_caches(loaded)
+        records = [self._step(loaded, position) for position in range(len(loaded.plan.steps))]
+        home = _homes(loaded)
+        outputs = {spec.name: self.devices[home[spec.name]].get(spec.name) for spec in loaded.plan.outputs}
+        observed = {name: self.devices[home[name]].get(name) for name in loaded.plan.observed if name in home}
+        return RunTrace(loaded.plan, outputs, observed, tuple(records))
+
+    def _feed(self, loaded: _LoadedPhase, inputs: Mapping[str, Array]) -> None:
+        for spec in loaded.plan.inputs:
+            if spec.name not in inputs:
+                raise UserError("HET-R002", f"input '{spec.name}' is missing", where=loaded.plan.phase,
+                                fix=f"{loaded.plan.phase} takes {', '.join(one.name for one in loaded.plan.inputs)}")
+            array = numpy.asarray(inputs[spec.name])
+            if array.shape != spec.shape or array.dtype != numpy_type(spec.dtype):
+                raise UserError("HET-R002", f"'{spec.name}' is {array.dtype}{list(array.shape)}, the bundle was "
+                                f"compiled for {spec.dtype}{list(spec.shape)}", where=loaded.plan.phase,
+                                fix="compile for this size, or feed the size it was compiled for")
+            self.devices["host"].put(spec.name, array)
+
+    def _move_caches(self, loaded: _LoadedPhase) -> None:
+        """Caches are used where this phase has them; another phase may have left them elsewhere."""
+        for cache in loaded.plan.caches:
+            home = self.cache_device[cache.name]
+            if home != cache.device:
+                self.write_cache(cache.name, self.devices[home].get(cache.name), cache.device)
+
+    def _step(self, loaded: _LoadedPhase, position: int) -> StepRecord:
+        step = loaded.plan.steps[position]
+        start = time.perf_counter()
+        if isinstance(step, LaunchStep):
+            return self._launch(loaded, position, step, start)
+        if isinstance(step, TransferStep):
+            self.devices[step.destination].put(step.value, self.devices[step.source].get(step.value))
+            return StepRecord(position, "transfer", step.value, step.destination, time.perf_counter() - start)
+        assert isinstance(step, CommitStep)
+        self._commit(loaded, step)
+        return StepRecord(position, "commit", step.cache, step.device, time.perf_counter() - start)
+
+    def _launch(self, loaded: _LoadedPhase, position: int, step: LaunchStep, start: float) -> StepRecord:
+        spec = loaded.regions[step.region]
+        with torch_guard() as torch_use:
+            try:
+                evidence = self.devices[spec.device].launch(f"{loaded.plan.phase}/{step.region}")
+            except (RuntimeError, ValueError) as error:
+                raise InternalError("HET-I001", f"step {position} failed on the {spec.device}: {error}",
+                                    where=f"{step.region}: {spec.nodes[0]} ... {spec.nodes[-1]}") from error
+        return StepRecord(position, "launch", step.region, spec.device, time.perf_counter() - start, evidence.engine,
+                          spec.flops, spec.bytes_read + spec.bytes_written, evidence.stages_executed, torch_use.count)
+
+    def _commit(self, loaded: _LoadedPhase, step: CommitStep) -> None:
+        home = next(cache.device for cache in loaded.plan.caches if cache.name == step.cache)
+        self.devices[step.device].rename(step.value, step.cache)
+        if home != step.device:
+            self.devices[home].put(step.cache, self.devices[step.device].get(step.cache))
+
+
+def _homes(loaded: _LoadedPhase) -> dict[str, str]:
+    """Device on which each launched value is."""
+    return {value: loaded.regions[step.region].device for step in loaded.plan.steps if isinstance(step, LaunchStep)
+            for value in step.outputs}
+
+
+def _program_of(graph: Graph, phase: str, spec: RegionSpec, step: LaunchStep) -> Graph:
+    """The region's program, cut out of the graph exactly as it was emitted.
+
+    Raises:
+        UserError: HET-B003, it is not the program the code was generated from.
+    """
+    program = extract(graph, spec.nodes, f"{phase}/{spec.name}")
+    as_inputs = [name for name in program.caches if name in step.inputs]
+    values = {name: replace(value, role=Role.INPUT) if name in as_inputs else value
+              for name, value in program.values.items()}
+    program = replace(program, values=values, inputs=step.inputs, outputs=step.outputs,
+                      caches=tuple(name for name in program.caches if name not in as_inputs))
+    if digest_of(program) != spec.digest:
+        raise UserError("HET-B003", f"region {spec.name} is not the program its code was generated from", where=phase,
+                        fix="compile the model again")
+    return program
+
+
+class _Weights:
+    """Weights by reference: files are mapped, tensors converted when they are bound."""
+
+    def __init__(self, files: BundleFiles) -> None:
+        import json
+
+        self.folder = files.folder
+        self.entries: dict[str, Any] = json.loads(files.read("weights.json"))
+        self.opened: dict[str, TensorFile] = {}
+
+    def read(self, name: str, graph: Graph) -> Array:
+        """A weight in the type the graph wants."""
+        entry = self.entries.get(name)
+        if entry is None:
+            raise UserError("HET-C005", f"the bundle knows no weight '{name}'", where="weights.json",
+                            fix="compile with --weights")
+        file = entry["file"]
+        if file not in self.opened:
+            place = self.folder / file if file.startswith("./") else Path(file)
+            self.opened[file] = TensorFile(place)
+        wanted = graph.type_of(name)
+        array = self.opened[file].read(entry["tensor"])
+        if tuple(array.shape) != wanted.shape:
+            raise UserError("HET-C005", f"'{entry['tensor']}' is now {list(array.shape)}, the bundle was compiled for "
+                            f"{list(wanted.shape)}", where=file, fix="restore the checkpoint or compile again")
+        return array.astype(numpy_type(wanted.dtype.value), copy=False)

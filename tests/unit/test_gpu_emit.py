@@ -1,0 +1,235 @@
+"""Compiling regions: once per distinct program, the same bytes every time, and no crash that spreads."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from hetcc.backends.contract import EmittedRegion, Rejected
+from hetcc.backends.gpu import tools
+from hetcc.backends.gpu.emit import emit_many, module_key
+from hetcc.backends.gpu.importer import ERROR_SUFFIX
+from hetcc.backends.gpu.store import ModuleStore, default_folder
+from hetcc.backends.gpu.wire import dump_region, load_region
+from hetcc.errors import ToolError, UserError
+from hetcc.ir import DType, Graph, Node, Operand, OperatorClass, Role, SourceOperator, TensorType, Value
+from hetcc.ir.subgraph import digest_of
+
+REAL_TOOLS = pytest.mark.skipif(importlib.util.find_spec("torch_mlir") is None, reason="torch-mlir is not installed")
+
+
+def region(operator: str = "relu", prefix: str = "", extent: int = 4) -> Graph:
+    kind = TensorType((2, extent), DType.FLOAT32)
+    node = Node(f"{prefix}n", SourceOperator("aten", operator, "default"), OperatorClass.ELEMENTWISE, (f"{prefix}x",),
+                (f"{prefix}y",), (Operand(0),))
+    values = {f"{prefix}x": Value(f"{prefix}x", kind, Role.INPUT), f"{prefix}y": Value(f"{prefix}y", kind)}
+    return Graph(f"{prefix}region", (node,), values, (f"{prefix}x",), (f"{prefix}y",))
+
+
+def program(folder: Path, *lines: str) -> str:
+    """A stand-in for iree-compile: a shell script that is given the same arguments."""
+    path = folder / "stand-in"
+    path.write_text("\n".join(("#!/bin/sh", *lines)) + "\n", encoding="utf-8")
+    path.chmod(0o755)
+    return str(path)
+
+
+WRITES_ITS_ARGUMENTS = ('while [ "$1" != -o ]; do shift; done', 'echo module > "$2"')
+
+
+@pytest.fixture
+def imported(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Puts a quick importer in place of torch-mlir's; the sizes of the batches it was given."""
+    batches: list[int] = []
+
+    def run_importer(pairs: Sequence[tuple[Path, Path]], timeout_s: float = 1.0) -> tools.Outcome:
+        batches.append(len(pairs))
+        for source, destination in pairs:
+            operator = load_region(source.read_bytes()).nodes[0].operator.name
+            if operator == "crash":
+                return tools.Outcome(False, "crashed with SIGSEGV")
+            if operator == "refuse":
+                Path(f"{destination}{ERROR_SUFFIX}").write_text("no lowering", encoding="utf-8")
+            else:
+                destination.write_text("module {}", encoding="utf-8")
+        return tools.Outcome(True)
+
+    monkeypatch.setattr(tools, "run_importer", run_importer)
+    monkeypatch.setattr(tools, "require_tools", lambda: None)
+    return batches
+
+
+def test_equal_regions_are_compiled_once(tmp_path: Path, imported: list[int]) -> None:
+    told = []
+    results = emit_many({"a": region(), "b": region(prefix="other."), "c": region(extent=8)}, ("llvm-cpu",), jobs=1,
+                        progress=lambda done, total, name: told.append((done, total, name)),
+                        store=ModuleStore(tmp_path / "store"), compiler=program(tmp_path, *WRITES_ITS_ARGUMENTS))
+    assert imported == [2]
+    assert results["a"] == results["b"]
+    assert isinstance(results["a"], EmittedRegion)
+    assert isinstance(results["c"], EmittedRegion)
+    assert results["a"].entry != results["c"].entry
+    assert [entry[:2] for entry in told] == [(1, 2), (2, 2)]
+    assert digest_of(region())[:24] in results["a"].entry
+
+
+def test_a_crash_or_refusal_rejects_one_region_only(tmp_path: Path, imported: list[int]) -> None:
+    regions = {name: region(name, extent=extent) for extent, name in enumerate(("relu", "crash", "refuse", "exp"), 4)}
+    results = emit_many(regions, ("llvm-cpu",), jobs=1, store=ModuleStore(tmp_path / "store"),
+                        compiler=program(tmp_path, *WRITES_ITS_ARGUMENTS))
+    assert isinstance(results["relu"], EmittedRegion)
+    assert isinstance(results["exp"], EmittedRegion)
+    crash, refusal = results["crash"], results["refuse"]
+    assert isinstance(crash, Rejected)
+    assert isinstance(refusal, Rejected)
+    assert "SIGSEGV" in crash.actual
+    assert "no lowering" in refusal.actual
+    assert len(imported) == 2, "what was behind the crash got a new child"
+
+
+@pytest.mark.parametrize(("lines", "reason"), [
+    (("kill -SEGV $$",), "crashed with SIGSEGV"),
+    (("kill -ABRT $$",), "crashed with SIGABRT"),
+    (("echo 'x.mlir:1:2: error: failed to legalize' >&2", "exit 1"), "failed to legalize"),
+    (("exit 3",), "exit status 3"),
+    (("exit 0",), "the compiler wrote no module"),
+])
+def test_every_way_a_compiler_can_fail(tmp_path: Path, imported: list[int], lines: tuple[str, ...],
+                                       reason: str) -> None:
+    result = emit_many({"a": region()}, ("gfx90a", "llvm-cpu"), jobs=1, store=ModuleStore(tmp_path / "store"),
+                       compiler=program(tmp_path, *lines))["a"]
+    assert isinstance(result, Rejected)
+    assert "gfx90a" in result.rule
+    assert reason in result.actual
+
+
+def test_a_child_that_does_not_end_is_killed_with_its_children(tmp_path: Path) -> None:
+    mark = tmp_path / "alive"
+    script = program(tmp_path, f'(sleep 1; touch "{mark}") &', "sleep 30")
+    started = time.monotonic()
+    outcome = tools.run_child([script], 0.2)
+    assert time.monotonic() - started < 5
+    assert outcome == tools.Outcome(False, "not finished after 0.2 s")
+    time.sleep(1.2)
+    assert not mark.exists()
+
+
+def test_modules_come_from_the_store(tmp_path: Path, imported: list[int]) -> None:
+    store = ModuleStore(tmp_path / "store")
+    first = emit_many({"a": region()}, ("gfx90a", "llvm-cpu"), jobs=1, store=store,
+                      compiler=program(tmp_path, *WRITES_ITS_ARGUMENTS))
+    second = emit_many({"a": region()}, ("gfx90a", "llvm-cpu"), jobs=1, store=store, compiler="/nowhere")
+    assert first == second
+    assert imported == [1]
+
+
+def test_keys_tell_programs_targets_and_tools_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tools, "toolchain_identity", lambda: "one")
+    keys = {module_key(digest, tools.target_named(target)) for digest in ("a", "b") for target in tools.TARGETS}
+    assert len(keys) == 2 * len(tools.TARGETS)
+    monkeypatch.setattr(tools, "toolchain_identity", lambda: "two")
+    assert module_key("a", tools.target_named("gfx90a")) not in keys
+
+
+def test_targets_do_not_depend_on_the_machine() -> None:
+    assert {"gfx90a", "gfx942", "sm_80", "sm_90", "llvm-cpu"} <= set(tools.TARGETS)
+    assert not any("=host" in flag for target in tools.TARGETS.values() for flag in target.flags)
+    assert [target.name for target in tools.TARGETS.values() if target.emulates] == ["llvm-cpu"]
+    with pytest.raises(UserError, match="gfx90a"):
+        tools.target_named("gfx000")
+
+
+def test_a_missing_tool_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    tools.iree_compile_path.cache_clear()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ToolError, match="iree-compile is not installed"):
+        tools.require_tools()
+    monkeypatch.undo()
+    tools.iree_compile_path.cache_clear()
+
+
+def test_the_store_is_safe_under_concurrency(tmp_path: Path) -> None:
+    stores = [ModuleStore(tmp_path, limit_bytes=300_000) for _ in range(4)]
+
+    def work(number: int) -> bool:
+        store, key = stores[number % 4], f"key{number % 7}"
+        store.put(key, bytes([number % 7]) * 60_000)
+        found = store.get(key)
+        return found is None or found == bytes([number % 7]) * 60_000
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(work, range(200)))
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 360_000
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_the_store_forgets_what_was_not_used_for_longest(tmp_path: Path) -> None:
+    store = ModuleStore(tmp_path, limit_bytes=25)
+    for age, key in ((300, "old"), (200, "used"), (100, "new")):
+        store.put(key, b"0123456789")
+        path = tmp_path / f"{key}.vmfb"
+        if path.exists():
+            os.utime(path, (time.time() - age, time.time() - age))
+        if key == "used":
+            assert store.get("old") is not None
+            os.utime(tmp_path / "used.vmfb", (time.time() - 500, time.time() - 500))
+    assert store.get("used") is None
+    assert store.get("old") is not None
+    assert store.get("new") is not None
+
+
+def test_a_store_that_cannot_be_written_stores_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    store = ModuleStore(tmp_path / "file")
+    store.put("key", b"data")
+    assert store.get("key") is None
+
+
+def test_the_folder_of_the_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HETCC_CACHE", str(tmp_path))
+    assert default_folder() == tmp_path
+    monkeypatch.delenv("HETCC_CACHE")
+    assert default_folder() == Path.home() / ".cache" / "hetcc"
+
+
+def test_regions_survive_the_wire() -> None:
+    kind = TensorType((), DType.BFLOAT16)
+    node = Node("n", SourceOperator("aten", "foo", "bar"), OperatorClass.OPAQUE, ("x",), ("y",),
+                (Operand(0), None, True, 7, float("-inf"), "text", DType.INT8, (1, (Operand(0), 0.1))),
+                (("dtype", DType.FLOAT16),), (("axes", (0, 1)), ("kind", "slice")))
+    graph = Graph("g", (node,), {"x": Value("x", kind, Role.CACHE), "y": Value("y", kind)}, (), ("y",), ("x",))
+    again = load_region(dump_region(graph))
+    assert again == graph
+    assert digest_of(again) == digest_of(graph)
+    assert again.nodes[0].arguments == node.arguments
+    json.loads(dump_region(graph))
+
+
+def test_the_importer_says_how_it_is_used() -> None:
+    result = subprocess.run([sys.executable, "-m", "hetcc.backends.gpu.importer"], capture_output=True, text=True,
+                            check=False)
+    assert result.returncode == 2
+    assert "usage" in result.stderr
+
+
+@REAL_TOOLS
+def test_two_compilations_give_the_same_bytes(tmp_path: Path) -> None:
+    regions = {"good": region("relu"), "bad": region("no_such_operator")}
+    results = [emit_many(regions, ("gfx90a", "llvm-cpu"), jobs=1, store=ModuleStore(tmp_path / name))
+               for name in ("one", "another longer name")]
+    good, bad = results[0]["good"], results[0]["bad"]
+    assert isinstance(good, EmittedRegion)
+    assert good == results[1]["good"]
+    assert good.engine == "iree llvm-cpu (emulated gpu)"
+    assert set(good.files) == {good.entry, good.entry.replace("llvm-cpu", "gfx90a")}
+    assert isinstance(bad, Rejected)
+    assert "no_such_operator" in bad.actual
