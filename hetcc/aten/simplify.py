@@ -1,4 +1,4 @@
-"""Tidying that only makes sense in the aten domain: buffers filled slice by slice are concatenations."""
+"""Tidying that only makes sense in the aten domain: fills that copy a shape, buffers filled slice by slice."""
 
 from __future__ import annotations
 
@@ -13,6 +13,26 @@ class _Slice:
     start: int
     stop: int
     source: str
+
+
+_LIKE = {"zeros_like": 0, "ones_like": 1, "full_like": None}
+
+
+def tidy(graph: Graph) -> Graph:
+    """Everything this module does to a freshly converted graph."""
+    return fold_slice_scatters(spell_out_fills(graph))
+
+
+def spell_out_fills(graph: Graph) -> Graph:
+    """Replace ``zeros_like``, ``ones_like`` and ``full_like`` by ``full``, which depends on no tensor."""
+    builder = AtenBuilder()
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        value = node.arguments[1] if node.operator.name == "full_like" else _LIKE.get(node.operator.name)
+        if node.operator.name in _LIKE and isinstance(value, (bool, int, float)):
+            node = builder.fill(node.name, graph.values[node.outputs[0]], value, node.provenance)
+        nodes.append(node)
+    return replace(graph, nodes=tuple(nodes))
 
 
 def fold_slice_scatters(graph: Graph) -> Graph:

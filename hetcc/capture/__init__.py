@@ -77,7 +77,7 @@ def _capture_phase(source: Any, phase: Phase, request: CaptureRequest, progress:
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    from hetcc.aten.simplify import fold_slice_scatters
+    from hetcc.aten.simplify import tidy
     from hetcc.capture.export import export_phase
     from hetcc.capture.layers import find_pattern, instantiate
 
@@ -92,12 +92,12 @@ def _capture_phase(source: Any, phase: Phase, request: CaptureRequest, progress:
             if captured is not None and captured.kinds == pattern.kinds[:pattern.prefix_length()]:
                 progress(f"capturing {phase.value}: {pattern.prefix_length()} of {len(pattern.kinds)} layers, "
                          "the others repeat them")
-                graph = instantiate(fold_slice_scatters(export_phase(prefix_model, phase, request)), pattern)
+                graph = instantiate(tidy(export_phase(prefix_model, phase, request)), pattern)
                 if graph is not None:
                     return graph
     progress(f"capturing {phase.value}: the whole model")
     with FakeTensorMode():
-        return fold_slice_scatters(export_phase(_build(source, request), phase, request))
+        return tidy(export_phase(_build(source, request), phase, request))
 
 
 def _build(source: Any, request: CaptureRequest) -> Any:

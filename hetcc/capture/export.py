@@ -44,8 +44,8 @@ def _encoder_step(model: Any) -> Any:
     return EncoderStep()
 
 
-def export_program(module: Any, arguments: tuple[Any, ...]) -> Any:
-    """Exported and decomposed program of ``module``.
+def export_program(module: Any, arguments: tuple[Any, ...], keywords: dict[str, Any] | None = None) -> Any:
+    """Exported and decomposed program of ``module`` called with ``arguments`` and ``keywords``.
 
     Raises:
         UserError: HET-C004, torch.export cannot trace the module.
@@ -54,7 +54,7 @@ def export_program(module: Any, arguments: tuple[Any, ...]) -> Any:
 
     try:
         with torch.no_grad():
-            program = torch.export.export(module, arguments, strict=False)
+            program = torch.export.export(module, arguments, kwargs=keywords, strict=False)
             return program.run_decompositions()
     except (RuntimeError, TypeError, ValueError, AttributeError, KeyError, AssertionError) as error:
         line = str(error).strip().splitlines()

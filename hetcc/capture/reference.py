@@ -120,7 +120,7 @@ class HuggingFaceReference:
         import torch
 
         prompt = torch.tensor([list(ids)], dtype=torch.long)
-        with torch.no_grad(), _record_selections(self.model):
+        with torch.no_grad(), record_selections(self.model):
             whole = self.model.generate(prompt, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False,
                                         attention_mask=torch.ones_like(prompt), pad_token_id=0)
         return [int(token) for token in whole[0, len(ids):]]
@@ -160,18 +160,22 @@ class HuggingFaceReference:
         return found
 
     def _recorded(self, tokens: Any, cache: Any) -> ReferenceStep:
-        with _record_selections(self.model) as selections:
+        with record_selections(self.model) as selections:
             logits = self._forward(tokens, cache)
         return ReferenceStep({"input_ids": to_numpy(tokens)}, {"logits": to_numpy(logits)}, dict(selections))
 
 
 def reference_of(request: CaptureRequest) -> Any:
     """The reference for whatever kind of model a request names."""
+    if ".py:" in request.model or request.model.endswith(".pt2"):
+        from hetcc.capture.program import ProgramReference
+
+        return ProgramReference(request)
     return HuggingFaceReference(request)
 
 
 @contextlib.contextmanager
-def _record_selections(model: Any) -> Iterator[dict[str, SelectionReference]]:
+def record_selections(model: Any) -> Iterator[dict[str, SelectionReference]]:
     """Every top-k that runs while the context is open, under the name its indices have in the captured graph.
 
     Equal scores are taken in the order of their indices, an order torch does not promise but every valid run may have.
@@ -190,7 +194,7 @@ def _record_selections(model: Any) -> Iterator[dict[str, SelectionReference]]:
             if func is not torch.ops.aten.topk.default:
                 return func(*args, **(kwargs or {}))
             result = stable_topk(*args, **(kwargs or {}))
-            base = f"{path[-1]}/topk"
+            base = f"{path[-1]}/topk" if path[-1] else "topk"
             name = base if counts[base] == 0 else f"{base}.{counts[base]}"
             counts[base] += 1
             found[f"{name}:1"] = SelectionReference(to_numpy(args[0]).copy(), to_numpy(result[1]).copy())

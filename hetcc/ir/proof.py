@@ -14,6 +14,8 @@ class CheckRequest:
 
     before: Graph
     after: Graph
+    compared: tuple[str, ...]
+    """Outputs of both that have to agree."""
     indices: str
     """Integer input holding distinct positions below ``extent``."""
     extent: int

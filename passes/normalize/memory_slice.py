@@ -128,9 +128,7 @@ def _outputs_along(graph: Graph, node: Node, steps: list[ValueAxis], position: V
 
 
 def _can_follow(graph: Graph, found: MemorySlice, producer: Node, position: ValueAxis) -> bool:
-    if producer.operator_class is OperatorClass.CREATE:
-        return False
-    if producer.operator_class is OperatorClass.CACHE_UPDATE or producer.provenance.layer == "":
+    if producer.operator_class in (OperatorClass.CREATE, OperatorClass.CACHE_UPDATE):
         return False
     same_layer = producer.provenance.layer == found.scatter.provenance.layer
     return same_layer and bool(sources(graph, producer, position.axis))

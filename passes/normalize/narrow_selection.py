@@ -9,7 +9,7 @@ new program gave the same numbers on random inputs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -106,7 +106,7 @@ class _Narrowing:
 
     def __init__(self, graph: Graph, found: MemorySlice, builder: Builder) -> None:
         base = graph.producer[found.scatter.operand("data") or ""]
-        names = _with_constants(graph, {*found.nodes, *found.ends, found.scatter.name, base.name})
+        names = _with_constants(graph, {*found.nodes, *found.ends, found.scatter.name, base.name}, found.frontier)
         self.graph = extract(graph, names, "before")
         self.found = found
         self.builder = builder
@@ -225,18 +225,20 @@ class _Narrowing:
         before = resize(self.graph, _touching(wide, self.graph), self.builder)
         nodes = in_order((*(ends.get(node.name, node) for node in self.graph.nodes), *self.added))
         rewritten = replace(self.graph, nodes=nodes, values={**self.graph.values, **self.values})
-        fresh = _with_constants(rewritten, {node.name for node in self.added} | set(ends))
+        fresh = _with_constants(rewritten, {node.name for node in self.added} | set(ends), found.frontier)
         cut = extract(rewritten, fresh, "after")
         after = resize(cut, _touching({**wide, **self.resizes}, cut), self.builder)
         if before is None or after is None:
             return None
         masks = frozenset(value for value in found.frontier if _only_masks(before, value))
-        return CheckRequest(before, after, found.indices, extent, masks)
+        compared = tuple(value for node in ends.values() for value in node.outputs)
+        return CheckRequest(before, after, compared, found.indices, extent, masks)
 
 
-def _with_constants(graph: Graph, names: set[str]) -> set[str]:
+def _with_constants(graph: Graph, names: set[str], gathered: Iterable[str]) -> set[str]:
     """The named nodes and the constants created for them, which random inputs must not stand in for."""
-    producers = (graph.producer.get(value) for name in names for value in graph.node_by_name[name].inputs)
+    read = {value for name in names for value in graph.node_by_name[name].inputs}.difference(gathered)
+    producers = (graph.producer.get(value) for value in read)
     return names | {node.name for node in producers if node is not None and not node.inputs}
 
 

@@ -122,7 +122,8 @@ def _tag_operands(board: TagBoard, carriers: list[tuple[Node, ValueAxis]], pipel
         if producer.operator_class is OperatorClass.CACHE_UPDATE:
             updates[producer.name] = producer
             continue
-        if not producer.provenance.layer or board.tags.get(producer.name, _APPLY).stage is not Stage.APPLY:
+        elsewhere = producer.provenance.layer != graph.node_by_name[pipeline].provenance.layer
+        if elsewhere or board.tags.get(producer.name, _APPLY).stage is not Stage.APPLY:
             continue
         following = sources(graph, producer, position.axis, through_softmax=True)
         if following:
@@ -147,6 +148,7 @@ _APPLY = Tag(Stage.APPLY, "", ())
 def _tag_preparation(board: TagBoard, updates: Iterable[Node], pipeline: str) -> None:
     """Tag the cache updates and everything that is computed for this pipeline alone."""
     graph = board.graph
+    layer = graph.node_by_name[pipeline].provenance.layer
     for update in updates:
         board.put(update, Stage.PREPARE, pipeline, f"writes the memory {update.operand('data')}")
     members = {name for name, tag in board.tags.items() if tag.pipeline == pipeline and tag.stage is not Stage.APPLY}
@@ -156,7 +158,7 @@ def _tag_preparation(board: TagBoard, updates: Iterable[Node], pipeline: str) ->
         node = pending.pop()
         for name in node.inputs:
             producer = graph.producer.get(name)
-            if producer is None or board.has(producer) or not producer.provenance.layer:
+            if producer is None or board.has(producer) or producer.provenance.layer != layer:
                 continue
             users = [consumer for output in producer.outputs for consumer in graph.consumers_of(output)]
             if all(user.name in members for user in users) and not graph.results.intersection(producer.outputs):

@@ -222,14 +222,22 @@ def test_the_importer_says_how_it_is_used() -> None:
 
 
 @REAL_TOOLS
-def test_two_compilations_give_the_same_bytes(tmp_path: Path) -> None:
+def test_real_tools_give_the_same_bytes_in_every_folder(tmp_path: Path) -> None:
     regions = {"good": region("relu"), "bad": region("no_such_operator")}
-    results = [emit_many(regions, ("gfx90a", "llvm-cpu"), jobs=1, store=ModuleStore(tmp_path / name))
-               for name in ("one", "another longer name")]
-    good, bad = results[0]["good"], results[0]["bad"]
-    assert isinstance(good, EmittedRegion)
-    assert good == results[1]["good"]
-    assert good.engine == "iree llvm-cpu (emulated gpu)"
-    assert set(good.files) == {good.entry, good.entry.replace("llvm-cpu", "gfx90a")}
+    results = emit_many(regions, ("gfx90a", "llvm-cpu"), jobs=1, store=ModuleStore(tmp_path / "store"))
+    good, bad = results["good"], results["bad"]
     assert isinstance(bad, Rejected)
     assert "no_such_operator" in bad.actual
+    assert isinstance(good, EmittedRegion)
+    assert good.engine == "iree llvm-cpu (emulated gpu)"
+    assert set(good.files) == {good.entry, good.entry.replace("llvm-cpu", "gfx90a")}
+    digest = digest_of(regions["good"])
+    folder = tmp_path / "another, longer name"
+    folder.mkdir()
+    pair = (folder / "region.json", folder / f"{digest}.mlir")
+    pair[0].write_bytes(dump_region(region("relu", prefix="renamed.")))
+    assert tools.run_importer([pair]).ok
+    for target in ("gfx90a", "llvm-cpu"):
+        module = folder / "module"
+        assert tools.run_compiler(pair[1], module, tools.target_named(target)).ok
+        assert module.read_bytes() == good.files[good.entry.replace("llvm-cpu", target)]
