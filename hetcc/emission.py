@@ -10,7 +10,7 @@ import numpy
 from hetcc.backends.contract import EmittedRegion, Rejected
 from hetcc.errors import UserError
 from hetcc.ir import Graph
-from hetcc.ir.subgraph import digest_of
+from hetcc.ir.subgraph import digest_of, weights_of
 from hetcc.planning import PlannedPhase
 from hetcc.stopwatch import Stopwatch
 
@@ -54,7 +54,7 @@ def emit(phases: Sequence[PlannedPhase], options: EmissionOptions, constants: Ma
     found: dict[str, EmittedRegion] = {}
     refused: dict[str, Rejected] = {}
     with watch.stage("emit gpu"):
-        results = _emit_gpu(by_device["gpu"], options, constants, watch)
+        results = _emit_gpu(by_device["gpu"], options, watch)
     with watch.stage("emit fpga"):
         results |= _emit_fpga(by_device["fpga"], options, constants)
     for key, result in results.items():
@@ -70,14 +70,14 @@ def emit(phases: Sequence[PlannedPhase], options: EmissionOptions, constants: Ma
     return Emission(files, found, refused)
 
 
-def _emit_gpu(regions: Mapping[str, Graph], options: EmissionOptions, constants: Mapping[str, numpy.ndarray],
+def _emit_gpu(regions: Mapping[str, Graph], options: EmissionOptions,
               watch: Stopwatch) -> dict[str, EmittedRegion | Rejected]:
+    """GPU modules take constants as arguments, like weights; the runtime binds them."""
     from hetcc.backends.gpu.emit import emit_many
 
     def progress(done: int, total: int, name: str) -> None:
         watch.progress(f"emit gpu: {done} of {total} programs ({name})")
 
-    del constants
     return emit_many(regions, options.targets, progress=progress) if regions else {}
 
 
@@ -85,13 +85,15 @@ def _emit_fpga(regions: Mapping[str, Graph], options: EmissionOptions,
                constants: Mapping[str, numpy.ndarray]) -> dict[str, EmittedRegion | Rejected]:
     from hetcc.backends.fpga.emit import emit as emit_region
 
-    made: dict[str, EmittedRegion | Rejected] = {}
+    made: dict[tuple[str, tuple[bytes, ...]], EmittedRegion | Rejected] = {}
     results: dict[str, EmittedRegion | Rejected] = {}
     for key, program in regions.items():
-        digest = digest_of(program)
-        if digest not in made:
-            made[digest] = emit_region(program, key, constants, with_verilog=options.verilog)
-        results[key] = made[digest]
+        # A constant of one number may become part of the kernel, which the digest of the program does not know.
+        numbers = {name: constants[name] for name in weights_of(program) if name in constants}
+        identity = digest_of(program), tuple(array.tobytes() for array in numbers.values() if array.size == 1)
+        if identity not in made:
+            made[identity] = emit_region(program, key, numbers, with_verilog=options.verilog)
+        results[key] = made[identity]
     return results
 
 

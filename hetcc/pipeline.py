@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import resource
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -233,8 +233,7 @@ def bundle_files(captured: CapturedModel, plan: Plan, phases: tuple[PlannedPhase
         files[f"placement/{phase.name}.placement.json"] = _json(phase.placement.to_json())
         files[f"reports/{phase.name}.explain.json"] = explanation_to_bytes(phase, devices)
     files["weights.json"] = _json({
-        **{name: {"file": reference.file, "tensor": reference.tensor, "shape": list(reference.shape),
-                  "dtype": reference.dtype} for name, reference in captured.weights.items()},
+        **{name: asdict(reference) for name, reference in captured.weights.items()},
         **{name: {"file": "./weights.safetensors", "tensor": name, "shape": list(array.shape),
                   "dtype": array.dtype.name} for name, array in captured.generated.items()},
         **{name: {"file": "./constants.safetensors", "tensor": name, "shape": list(array.shape),

@@ -102,7 +102,7 @@ def normalize(graph: Graph) -> tuple[Graph, tuple[Rewrite, ...]]:
     graph = Simplify().run(graph)
     rewrites: tuple[Rewrite, ...] = ()
     for domain in sorted(domains & CHECKERS.keys()):
-        narrowing = NarrowToSelection({domain: load(BUILDERS[domain])()}, load(CHECKERS[domain]))
+        narrowing = NarrowToSelection({domain: load(BUILDERS[domain])(graph)}, load(CHECKERS[domain]))
         graph, report = narrowing.run(graph)
         rewrites += report
     return Simplify().run(graph), rewrites

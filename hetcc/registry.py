@@ -13,11 +13,15 @@ SUPPORTS: Mapping[str, str] = MappingProxyType({
     "host": "hetcc.backends.host.support:HostSupport",
 })
 BUILDERS: Mapping[str, str] = MappingProxyType({
-    "aten": "hetcc.aten.build:AtenBuilder",
+    "aten": "hetcc.aten.build:builder_of",
+    "onnx": "hetcc.onnx.build:builder_of",
 })
+"""By domain: from a graph to the :class:`hetcc.ir.builder.Builder` of nodes for it."""
 CHECKERS: Mapping[str, str] = MappingProxyType({
     "aten": "hetcc.aten.check:check_on_random_inputs",
+    "onnx": "hetcc.onnx.check:check_on_random_inputs",
 })
+"""By domain: a :data:`hetcc.ir.proof.Checker`."""
 
 
 def load(spec: str) -> Any:

@@ -88,6 +88,9 @@ def _report(graph: StageGraph, kernel: str, without_verilog: str) -> bytes:
         "basis": "estimated from the structure; not synthesised, placed or routed",
         "verilog": "kernel.v" if not without_verilog else None,
         "without_verilog_because": without_verilog or None,
+        "missing_for_the_card": "kernel.v is the streaming core; the AXI4 shell (memory masters, control registers, "
+                                "instance loop, appends) that kernel.xml describes is not written yet, so packaging "
+                                "does not succeed",
     }
     return (json.dumps(body, indent=1, sort_keys=True) + "\n").encode()
 

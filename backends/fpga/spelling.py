@@ -31,16 +31,16 @@ def ordered_operands(node: Node, constants: Mapping[str, Array]) -> tuple[str, t
     """
     function = str(node.attribute("function", ""))
     listed: list[str | float] = []
-    if node.operator.domain == "onnx" or not node.arguments:
+    if not node.arguments:
         listed = [_number_or_name(name, constants) for name in node.inputs]
-    else:
-        for argument in node.arguments:
-            if isinstance(argument, Operand):
-                listed.append(_number_or_name(node.inputs[argument.index], constants))
-            elif isinstance(argument, (bool, int, float)):
-                listed.append(float(argument))
-            elif not (argument is None or isinstance(argument, DType)):
-                raise Unstreamable("an argument has no meaning to a stage", "", argument)
+    for argument in node.arguments:
+        number = _number_of(argument)
+        if isinstance(argument, Operand):
+            listed.append(_number_or_name(node.inputs[argument.index], constants))
+        elif number is not None:
+            listed.append(number)
+        elif not (argument is None or isinstance(argument, DType)):
+            raise Unstreamable("an argument has no meaning to a stage", "", argument)
     if function == "cast":
         return function, tuple(listed[:1])
     for key, value in node.keywords:
@@ -62,6 +62,19 @@ def reduction_function(node: Node) -> str:
     if function is None:
         raise Unstreamable("no stage reduces like this", "sum, mean, max, min", node.operator)
     return function
+
+
+def _number_of(argument: Argument) -> float | None:
+    """The number an argument is: a plain one, or ONNX's ``(type, shape, values)`` with a single element."""
+    if isinstance(argument, (bool, int, float)):
+        return float(argument)
+    if not (isinstance(argument, tuple) and len(argument) == 3 and isinstance(argument[0], DType)):
+        return None
+    _, shape, values = argument
+    one = isinstance(shape, tuple) and all(extent == 1 for extent in shape)
+    if one and isinstance(values, tuple) and len(values) == 1 and isinstance(values[0], (bool, int, float)):
+        return float(values[0])
+    return None
 
 
 def _number_or_name(name: str, constants: Mapping[str, Array]) -> str | float:

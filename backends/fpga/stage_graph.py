@@ -242,12 +242,15 @@ class StageGraph:
         """The kernel that :meth:`to_json` wrote.
 
         Raises:
-            InternalError: not such a file, or another version of it.
+            ValueError: not such a file, or another version of it.
         """
         body = json.loads(text)
         if not isinstance(body, dict) or body.pop("format", None) != FORMAT:
-            raise InternalError("HET-I001", f"not a {FORMAT} file")
-        return StageGraph(**{key: _decode(value) for key, value in body.items()})
+            raise ValueError(f"not a {FORMAT} file")
+        try:
+            return StageGraph(**{key: _decode(value) for key, value in body.items()})
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"damaged {FORMAT} file: {error}") from error
 
 
 def operands_of(stage: Stage) -> tuple[Stream | Access, ...]:

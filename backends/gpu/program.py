@@ -137,6 +137,10 @@ class GpuMemory:
         self._views[name] = view
         self._dtypes[name] = dtype
 
+    def rename(self, value: str, cache: str) -> None:
+        """Makes what is under ``value`` the contents of ``cache`` too: both names, one storage, no copy."""
+        self.keep(cache, self.view(value), self._dtypes[value])
+
     def load(self, module: bytes) -> LoadedModule:
         """The entry function of a compiled module; the same bytes are loaded once.
 
@@ -257,7 +261,7 @@ class GpuProgram:
         for (name, dtype), view in zip(self._results, views, strict=True):
             memory.keep(name, view, dtype)
         for update in self.region.updates:
-            memory.keep(update.cache, memory.view(update.value), self.region.type_of(update.cache).dtype)
+            memory.rename(update.value, update.cache)
 
     def run(self, arguments: Mapping[str, numpy.ndarray]) -> dict[str, numpy.ndarray]:
         """Binds ``arguments`` (what is missing must be in the memory already), runs once and fetches the results."""

@@ -63,7 +63,7 @@ def _llvm_cpu() -> Target:
 
 TARGETS: Mapping[str, Target] = {
     target.name: target
-    # IREE 3.13 has no description of sm_90; what it emits is PTX for sm_89, which the driver translates for later chips.
+    # IREE 3.13 does not know sm_90; what it emits is PTX for sm_89, which the driver translates for later chips.
     for target in (_hip("gfx90a"), _hip("gfx942"), _cuda("sm_80"), _cuda("sm_90", code_for="sm_89"), _llvm_cpu())
 }
 COMMON_FLAGS = ("--iree-input-type=auto",)

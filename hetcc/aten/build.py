@@ -5,10 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from hetcc.aten.classify import Call, classify
-from hetcc.ir import Argument, Node, Operand, OperatorClass, Provenance, SourceOperator, TensorType, Value
+from hetcc.ir import Argument, Graph, Node, Operand, OperatorClass, Provenance, SourceOperator, TensorType, Value
 
 _SIZE_ARGUMENT = {"view": 1, "_unsafe_view": 1, "reshape": 1, "expand": 1, "full": 0, "empty": 0, "zeros": 0, "ones": 0}
 _EXPLICIT_SIZES = frozenset({"repeat", "arange", "constant_pad_nd", "new_empty", "new_zeros", "new_full", "split"})
+
+
+def builder_of(graph: Graph) -> AtenBuilder:
+    """The builder for nodes that are to stand among those of ``graph``."""
+    del graph
+    return AtenBuilder()
 
 
 @dataclass(frozen=True)

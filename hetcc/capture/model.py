@@ -12,6 +12,7 @@ import numpy
 
 from hetcc.errors import UserError
 from hetcc.ir import DType, Graph
+from hetcc.ir.subgraph import weights_of
 
 
 class Phase(Enum):
@@ -67,10 +68,14 @@ class WeightReference:
     file: str
     """Absolute path, or a path relative to the bundle when it starts with ``./``."""
     tensor: str
-    """Name inside the safetensors file."""
+    """Name inside the file."""
     shape: tuple[int, ...]
     dtype: str
-    """Element type in the file (safetensors spelling); converted to the graph's type on load."""
+    """Element type in the file (safetensors spelling there, hetcc's own otherwise); converted on load."""
+    format: str = "safetensors"
+    """``safetensors``, ``raw`` (dense numbers from ``offset`` on) or ``onnx`` (an initialiser inside a model file)."""
+    offset: int = 0
+    """First byte of a ``raw`` tensor."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +100,9 @@ class CapturedModel:
 
     @property
     def has_weights(self) -> bool:
-        """Whether the model can be run, not only planned."""
-        return bool(self.weights or self.generated)
+        """Whether the model can be run, not only planned: the contents of everything its graphs read are known."""
+        known = self.weights.keys() | self.generated.keys() | self.constants.keys()
+        return all(known.issuperset(weights_of(graph)) for graph in self.graphs.values())
 
 
 def source_file(model: str, suffix: str) -> Path | None:

@@ -167,6 +167,10 @@ class HuggingFaceReference:
 
 def reference_of(request: CaptureRequest) -> Any:
     """The reference for whatever kind of model a request names."""
+    if request.model.endswith(".onnx"):
+        from hetcc.capture.onnx_reference import OnnxReference
+
+        return OnnxReference(request)
     if ".py:" in request.model or request.model.endswith(".pt2"):
         from hetcc.capture.program import ProgramReference
 

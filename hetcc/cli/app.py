@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -73,18 +74,27 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def _invoke(words: list[str]) -> int:
     """Run the command; everything that goes wrong becomes a ``HetccError``."""
+    app = build_app()
     try:
-        result: Any = build_app()(words, standalone_mode=False)
+        with warnings.catch_warnings():
+            if not os.environ.get("HETCC_DEBUG"):
+                # What torch and transformers warn their own callers of says nothing to the person at the terminal.
+                warnings.simplefilter("ignore")
+            result: Any = app(words, standalone_mode=False)
     except (HetccError, typer.Abort, BrokenPipeError):
         raise
     except ClickException as error:
-        command = " ".join(["hetcc", *words[:1]]) if words and not words[0].startswith("-") else "hetcc"
+        command = f"hetcc {words[0]}" if words and words[0] in _names(app) else "hetcc"
         raise UserError("HET-U001", error.format_message().rstrip("."), fix=f"{command} --help") from error
     except Exception as error:
         raise InternalError("HET-I001", f"{type(error).__name__}: {error}", where=_place_of(error),
                             fix="please report this with the command line; HETCC_DEBUG=1 shows the whole way to it"
                             ) from error
     return result if isinstance(result, int) else ExitCode.OK
+
+
+def _names(app: typer.Typer) -> set[str]:
+    return {command.name for command in app.registered_commands if command.name}
 
 
 def _place_of(error: Exception) -> str:

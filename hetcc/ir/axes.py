@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 
 from hetcc.ir.graph import Graph, Node
 from hetcc.ir.operators import OperatorClass
@@ -168,13 +169,26 @@ _RULES: Mapping[OperatorClass, Callable[[Graph, Node, int], list[ValueAxis]]] = 
 }
 
 
-def sources(graph: Graph, node: Node, axis: int, *, through_softmax: bool = False) -> list[ValueAxis]:
-    """Input axes the output axis ``axis`` of ``node`` comes from; empty when it begins here or cannot be followed.
+class Follow(Enum):
+    """How strictly an axis is followed."""
 
-    With ``through_softmax`` a softmax passes its own axis on as well: its entries mix, but stay in their places.
-    """
-    if through_softmax and node.operator_class is OperatorClass.SOFTMAX:
+    ENTRY = "entry"
+    """Every entry stays in its place and is treated on its own: what a rewrite needs."""
+    PLACE = "place"
+    """Entries may mix in a softmax over the axis, but keep their places."""
+    MEMORY = "memory"
+    """The axis may also be cut or extended along itself: it is still the axis of the same memory."""
+
+
+def sources(graph: Graph, node: Node, axis: int, follow: Follow = Follow.ENTRY) -> list[ValueAxis]:
+    """Input axes the output axis ``axis`` of ``node`` comes from; empty when it begins here or cannot be followed."""
+    if follow is not Follow.ENTRY and node.operator_class is OperatorClass.SOFTMAX:
         return _same(graph, node, axis)
+    if follow is Follow.MEMORY and axis == node.attribute("axis"):
+        if node.operator_class is OperatorClass.CONCAT:
+            return [ValueAxis(name, axis) for name in node.inputs]
+        if node.operator_class is OperatorClass.VIEW and node.attribute("kind") in ("slice", "split"):
+            return _same(graph, node, axis)
     rule = _RULES.get(node.operator_class)
     return rule(graph, node, axis) if rule else []
 
@@ -195,13 +209,11 @@ def contracted(graph: Graph, node: Node) -> list[ValueAxis]:
     return []
 
 
-def destinations(
-    graph: Graph, node: Node, source: ValueAxis, *, through_softmax: bool = False,
-) -> list[ValueAxis]:
+def destinations(graph: Graph, node: Node, source: ValueAxis, follow: Follow = Follow.ENTRY) -> list[ValueAxis]:
     """Output axes of ``node`` that come from ``source``."""
     found = []
     for output in node.outputs:
         for axis in range(len(graph.type_of(output).shape)):
-            if source in sources(graph, node, axis, through_softmax=through_softmax):
+            if source in sources(graph, node, axis, follow):
                 found.append(ValueAxis(output, axis))
     return found

@@ -60,6 +60,11 @@ def pair_caches(
     return pairs
 
 
+def named_like_caches(inputs: Sequence[str], outputs: Sequence[str]) -> bool:
+    """Whether an input and an output of these names could be one cache; types and dataflow decide."""
+    return any(output in outputs for name in inputs for output in _output_names(name))
+
+
 def _output_names(name: str) -> list[str]:
     return [template.format(**found.groupdict()) for pattern, templates in NAME_PAIRS
             if (found := re.fullmatch(pattern, name)) for template in templates]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -62,6 +62,10 @@ class LoadedOnnx:
     """Location of each parameter and constant of the Graph that the file stores."""
     constants: Mapping[str, numpy.ndarray]
     """Payload of each CONSTANT value that was computed while reading or is small."""
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    """Value of the Graph that each output of the file is."""
+    tensors: Mapping[str, str] = field(default_factory=dict)
+    """Name in the file, its local functions inlined, of each value of the Graph that one of its operators computes."""
 
 
 def load_graph(path: Path, sizes: Mapping[str, int] | None = None, *, caches: Mapping[str, str] | None = None,
@@ -114,17 +118,19 @@ class _Assembly:
         plain = tuple(value for output, value in outputs.items() if output not in pairs.values())
         results = (*plain, *(update.value for update in updates))
         nodes = fuse_cache_updates(live_nodes(self.nodes, results), updates, self.values, results)
-        return self._finish(name, nodes, plain, tuple(pairs), updates)
+        return self._finish(name, nodes, plain, tuple(pairs), updates, outputs)
 
     def _finish(self, name: str, nodes: tuple[Node, ...], outputs: tuple[str, ...], caches: tuple[str, ...],
-                updates: tuple[CacheUpdate, ...]) -> LoadedOnnx:
+                updates: tuple[CacheUpdate, ...], named: Mapping[str, str]) -> LoadedOnnx:
         inputs = tuple(value for value in self.model.inputs if value not in caches)
         used = dict.fromkeys((*inputs, *caches, *(value for node in nodes for value in (*node.inputs, *node.outputs)),
                               *outputs, *(update.value for update in updates)))
         graph = Graph(name, nodes, {value: self.values[value] for value in used}, inputs, outputs, caches, updates)
         weights = {value: self.model.weights[value] for value in used if value in self.model.weights}
         constants = {value: self.resolved.known[value] for value in used if value in self.resolved.known}
-        return LoadedOnnx(self.model.path, graph, MappingProxyType(weights), MappingProxyType(constants))
+        tensors = {value: tensor for tensor, value in self.name_of.items() if value in used}
+        return LoadedOnnx(self.model.path, graph, MappingProxyType(weights), MappingProxyType(constants),
+                          MappingProxyType(dict(named)), MappingProxyType(tensors))
 
     def _add(self, step: Any) -> None:
         inputs: list[str] = []

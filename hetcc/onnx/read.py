@@ -69,6 +69,47 @@ def read_model(path: Path, sizes: Mapping[str, int]) -> ModelFile:
     return ModelFile(path, proto, inputs, dict(sizes), weights, constants)
 
 
+@dataclass(frozen=True)
+class FileInterface:
+    """What a model file takes and gives, before its sizes are known."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    symbols: tuple[str, ...]
+    """Names of the symbolic dimensions of the inputs, those inside expressions too, in order of first use; a dimension
+    without a name is called ``input.axis``."""
+
+
+def read_interface(path: Path) -> FileInterface:
+    """The interface of a model file.
+
+    Raises:
+        UserError: HET-C008, the file is no ONNX model.
+    """
+    graph = _parse(path).graph
+    stored = {tensor.name for tensor in graph.initializer}
+    fed = [value for value in graph.input if value.name not in stored]
+    found: dict[str, None] = {}
+    for value in fed:
+        for axis, dimension in enumerate(value.type.tensor_type.shape.dim):
+            if not dimension.HasField("dim_value"):
+                found.update(dict.fromkeys(_names_in(dimension.dim_param or f"{value.name}.{axis}")))
+    return FileInterface(tuple(value.name for value in fed), tuple(value.name for value in graph.output), tuple(found))
+
+
+def _names_in(text: str) -> tuple[str, ...]:
+    """The names a dimension is computed from; the text itself when it is no sum or product of names."""
+    try:
+        tree = ast.parse(text, mode="eval").body
+    except (SyntaxError, ValueError):
+        return (text,)
+    parts = list(ast.walk(tree))
+    plain = (ast.Name, ast.Constant, ast.BinOp, ast.operator, ast.expr_context)
+    if not all(isinstance(part, plain) for part in parts):
+        return (text,)
+    return tuple(part.id for part in parts if isinstance(part, ast.Name))
+
+
 def _parse(path: Path) -> Any:
     if not path.is_file():
         raise UserError("HET-C008", "there is no such file", where=str(path), fix="give the path of an .onnx file")

@@ -44,7 +44,7 @@ def generate_greedy(session: Session, ids: Sequence[int], tokens: int,
         following = _step(session, "decode", [token])
     generated = [following]
     while len(generated) < tokens:
-        progress(f"generated {len(generated)} of {tokens} tokens")
+        progress(f"generate: token {len(generated) + 1} of {tokens}")
         generated.append(_step(session, "decode", [generated[-1]]))
     return generated[:tokens]
 

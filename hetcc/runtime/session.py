@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
 
 import numpy
 
@@ -17,9 +15,10 @@ from hetcc.ir.serialize import tagged_from_bytes
 from hetcc.ir.subgraph import digest_of, extract, weights_of
 from hetcc.plan.bundle import BundleFiles
 from hetcc.plan.plan import CommitStep, LaunchStep, PhasePlan, Plan, RegionSpec, TransferStep
-from hetcc.plan.tensors import TensorFile, numpy_type
+from hetcc.plan.tensors import numpy_type
 from hetcc.runtime.devices import EmulatedFpga, EmulatedGpu, HostDevice, RuntimeDevice
 from hetcc.runtime.trace import RunTrace, StepRecord
+from hetcc.runtime.weights import WeightFiles
 from hetcc.stopwatch import silent
 
 Array = numpy.ndarray
@@ -52,7 +51,7 @@ class Session:
         self.devices: dict[str, RuntimeDevice] = {"gpu": EmulatedGpu(), "fpga": EmulatedFpga(), "host": HostDevice()}
         self.cache_device: dict[str, str] = {}
         self.phases: dict[str, _LoadedPhase] = {}
-        self._weights = _Weights(files)
+        self._weights = WeightFiles(files)
         self._bound: set[tuple[str, str]] = set()
         code = {folder: {f"{folder}/{path}": content for path, content in files.below(folder).items()}
                 for folder in ("gpu", "fpga")}
@@ -189,31 +188,3 @@ def _program_of(graph: Graph, phase: str, spec: RegionSpec, step: LaunchStep) ->
         raise UserError("HET-B003", f"region {spec.name} is not the program its code was generated from", where=phase,
                         fix="compile the model again")
     return program
-
-
-class _Weights:
-    """Weights by reference: files are mapped, tensors converted when they are bound."""
-
-    def __init__(self, files: BundleFiles) -> None:
-        import json
-
-        self.folder = files.folder
-        self.entries: dict[str, Any] = json.loads(files.read("weights.json"))
-        self.opened: dict[str, TensorFile] = {}
-
-    def read(self, name: str, graph: Graph) -> Array:
-        """A weight in the type the graph wants."""
-        entry = self.entries.get(name)
-        if entry is None:
-            raise UserError("HET-C005", f"the bundle knows no weight '{name}'", where="weights.json",
-                            fix="compile with --weights")
-        file = entry["file"]
-        if file not in self.opened:
-            place = self.folder / file if file.startswith("./") else Path(file)
-            self.opened[file] = TensorFile(place)
-        wanted = graph.type_of(name)
-        array = self.opened[file].read(entry["tensor"])
-        if tuple(array.shape) != wanted.shape:
-            raise UserError("HET-C005", f"'{entry['tensor']}' is now {list(array.shape)}, the bundle was compiled for "
-                            f"{list(wanted.shape)}", where=file, fix="restore the checkpoint or compile again")
-        return array.astype(numpy_type(wanted.dtype.value), copy=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from hetcc.ir import Graph, Node, OperatorClass
-from hetcc.ir.axes import ValueAxis, contracted, destinations, sources
+from hetcc.ir.axes import Follow, ValueAxis, contracted, destinations, sources
 
 
 @dataclass
@@ -73,7 +73,7 @@ def _walk_forward(graph: Graph, found: MemorySlice, start: ValueAxis) -> None:
             found.refusal = f"{position.value} is a result of the program"
             return
         for node in graph.consumers_of(position.value):
-            following = destinations(graph, node, position, through_softmax=True)
+            following = destinations(graph, node, position, Follow.PLACE)
             if position in contracted(graph, node):
                 found.ends[node.name] = node
             elif len(following) != 1:
@@ -91,7 +91,7 @@ def _walk_back(graph: Graph, found: MemorySlice, batch: int) -> None:
     stack: list[ValueAxis] = []
     for node in found.nodes.values():
         for output in node.outputs:
-            stack.extend(sources(graph, node, found.axis_of[output], through_softmax=True))
+            stack.extend(sources(graph, node, found.axis_of[output], Follow.PLACE))
     for node in found.ends.values():
         stack.extend(contracted(graph, node))
     while stack:

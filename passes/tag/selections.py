@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hetcc.ir import Graph, Node, OperatorClass, Role
-from hetcc.ir.axes import ValueAxis, sources
+from hetcc.ir.axes import Follow, ValueAxis, sources
 
 _COMPARISONS = frozenset({"ge", "gt", "le", "lt"})
 _MEMORY_ROLES = frozenset({Role.CACHE, Role.INPUT})
@@ -78,7 +78,7 @@ class _ScoredWalk:
 
     def steps(self, position: ValueAxis) -> list[ValueAxis]:
         producer = self.graph.producer.get(position.value)
-        return [] if producer is None else sources(self.graph, producer, position.axis)
+        return [] if producer is None else sources(self.graph, producer, position.axis, Follow.MEMORY)
 
     def order(self, start: ValueAxis) -> list[tuple[ValueAxis, bool]]:
         """Visited axes, each after everything it was reached from, with whether a product lies before it."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from hetcc.ir import Graph, Node, OperatorClass, Stage, Tag
-from hetcc.ir.axes import ValueAxis, contracted, destinations, sources
+from hetcc.ir.axes import Follow, ValueAxis, contracted, destinations, sources
 from hetcc.passes.tag.selections import Selection, Trace
 
 _FOLLOWERS = frozenset({OperatorClass.VIEW, OperatorClass.COPY})
@@ -67,7 +67,7 @@ def _tag_followers(board: TagBoard, node: Node, pipeline: str) -> list[ValueAxis
             if consumer.operator_class not in _FOLLOWERS and not is_cast:
                 continue
             board.put(consumer, Stage.RETRIEVAL, pipeline, f"only converts the selection {node.name}")
-            following = destinations(graph, consumer, position)
+            following = destinations(graph, consumer, position, Follow.MEMORY)
             frontier.extend(following)
             finished.extend(following)
     return finished
@@ -100,7 +100,7 @@ def _after_use(graph: Graph, node: Node, position: ValueAxis) -> list[ValueAxis]
     is_index = node.operand("indices") == position.value
     if is_index and node.operator_class is OperatorClass.SCATTER:
         return [ValueAxis(node.outputs[0], node.integer("axis"))]
-    return destinations(graph, node, position, through_softmax=True)
+    return destinations(graph, node, position, Follow.MEMORY)
 
 
 def _tag_operands(board: TagBoard, carriers: list[tuple[Node, ValueAxis]], pipeline: str) -> None:
@@ -109,7 +109,7 @@ def _tag_operands(board: TagBoard, carriers: list[tuple[Node, ValueAxis]], pipel
     stack: list[ValueAxis] = []
     for node, position in carriers:
         if position.value in node.outputs:
-            stack.extend(sources(graph, node, position.axis, through_softmax=True))
+            stack.extend(sources(graph, node, position.axis, Follow.MEMORY))
         else:
             stack.extend(contracted(graph, node))
     seen = set(stack)
@@ -125,7 +125,7 @@ def _tag_operands(board: TagBoard, carriers: list[tuple[Node, ValueAxis]], pipel
         elsewhere = producer.provenance.layer != graph.node_by_name[pipeline].provenance.layer
         if elsewhere or board.tags.get(producer.name, _APPLY).stage is not Stage.APPLY:
             continue
-        following = sources(graph, producer, position.axis, through_softmax=True)
+        following = sources(graph, producer, position.axis, Follow.MEMORY)
         if following:
             board.put(producer, Stage.APPLY, pipeline, f"brings the memory axis of {position.value} to its use")
         for step in following:
@@ -162,6 +162,14 @@ def _tag_preparation(board: TagBoard, updates: Iterable[Node], pipeline: str) ->
                 continue
             users = [consumer for output in producer.outputs for consumer in graph.consumers_of(output)]
             if all(user.name in members for user in users) and not graph.results.intersection(producer.outputs):
-                board.put(producer, Stage.PREPARE, pipeline, f"is computed only for {node.name}")
+                stage = Stage.RELEVANCY if _reads_scores(board, producer, pipeline) else Stage.PREPARE
+                board.put(producer, stage, pipeline, f"is computed only for {node.name}")
                 members.add(producer.name)
                 pending.append(producer)
+
+
+def _reads_scores(board: TagBoard, node: Node, pipeline: str) -> bool:
+    """Whether the node works on what relevancy computes (the largest score of a softmax, say), not on the query."""
+    producers = (board.graph.producer.get(name) for name in node.inputs)
+    tags = (board.tags.get(producer.name) for producer in producers if producer is not None)
+    return any(tag is not None and tag.stage is Stage.RELEVANCY and tag.pipeline == pipeline for tag in tags)

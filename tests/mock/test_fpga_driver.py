@@ -132,6 +132,9 @@ def test_unknown_caches_and_damaged_files_are_refused() -> None:
         load_program(files, REGION)
     with pytest.raises(UserError, match="HET-B003"):
         load_program({}, REGION)
+    for stages in (b"", b"{}", b'{"format": "hetcc-stages-1"}', b'{"format": "hetcc-stages-0"}', b"[1"):
+        with pytest.raises(UserError, match="HET-B003"):
+            load_program({"emulation.xclbin": pack("k", (0,), b"", stages)}, REGION)
 
 
 def test_a_compute_unit_with_nothing_behind_it_never_completes(tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from hetcc.backends.fpga import tools
+from hetcc.backends.fpga.rtl.limits import check
 from hetcc.backends.fpga.stage_graph import StageGraph
+from hetcc.errors import UserError
 
 _SCRIPT = """\
 proc -nomux -norom
@@ -27,8 +29,12 @@ def write(graph: StageGraph, kernel: str, lanes: int) -> bytes:
         lanes: results of the first inner product per cycle (``cycles.choose_lanes``).
 
     Raises:
+        UserError: HET-F001, the graph is beyond the limits.
         ToolError: HET-T001, no yosys; HET-T002, it failed.
     """
+    beyond = check(graph)
+    if beyond is not None:
+        raise UserError("HET-F001", str(beyond), where=kernel, fix="it still runs in the functional model")
     tools.require_yosys()
     from hetcc.backends.fpga.rtl.library import Library
     from hetcc.backends.fpga.rtl.top import StreamCore
