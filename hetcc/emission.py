@@ -11,20 +11,11 @@ from hetcc.backends.contract import EmittedRegion, Rejected
 from hetcc.errors import UserError
 from hetcc.ir import Graph
 from hetcc.ir.subgraph import digest_of, weights_of
-from hetcc.planning import PlannedPhase
+from hetcc.options import EmissionOptions
+from hetcc.passes.phase import PlannedPhase
 from hetcc.stopwatch import Stopwatch
 
 HOST_ENGINES = {"aten": "torch eager (host)", "onnx": "onnx reference (host)"}
-
-
-@dataclass(frozen=True)
-class EmissionOptions:
-    """What code is generated for."""
-
-    targets: tuple[str, ...] = ("gfx90a", "llvm-cpu")
-    verilog: bool = True
-    on_unsupported: str = "warn"
-    """``fallback`` (say nothing), ``warn`` or ``error`` when the host has to run something."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +55,8 @@ def emit(phases: Sequence[PlannedPhase], options: EmissionOptions, constants: Ma
         folder = "gpu" if key in by_device["gpu"] else "fpga"
         files.update({f"{folder}/{path}": content for path, content in result.files.items()})
         found[key] = EmittedRegion(result.engine, {}, f"{folder}/{result.entry}")
-    for key, program in by_device["host"].items():
-        domain = program.nodes[0].operator.domain if program.nodes else "aten"
+    for key, hosted in by_device["host"].items():
+        domain = hosted.nodes[0].operator.domain if hosted.nodes else "aten"
         found[key] = EmittedRegion(HOST_ENGINES.get(domain, domain))
     return Emission(files, found, refused)
 
@@ -99,7 +90,7 @@ def _emit_fpga(regions: Mapping[str, Graph], options: EmissionOptions,
 
 def clusters_refused(phase: PlannedPhase, emission: Emission) -> list[tuple[str, str, str]]:
     """(cluster, device, reason) for the regions of a phase that their tools do not take."""
-    found = []
+    found: list[tuple[str, str, str]] = []
     for region in phase.placement.regions:
         rejected = emission.refused.get(key_of(phase.name, region.name))
         if rejected is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import resource
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from hetcc.errors import InternalError, UserError
 from hetcc.ir import Stage
 from hetcc.ir.serialize import tagged_to_bytes
 from hetcc.ir.subgraph import digest_of
+from hetcc.options import EMIT_CHOICES, CompileOptions
 from hetcc.passes.estimate import HOST, DeviceSet
+from hetcc.passes.phase import PlannedPhase
 from hetcc.plan.bundle import PLAN_FILE, check_writable, write_bundle
 from hetcc.plan.plan import (
     CacheSpec,
@@ -30,34 +32,12 @@ from hetcc.plan.plan import (
     plan_to_bytes,
 )
 from hetcc.plan.tensors import tensors_to_bytes
-from hetcc.planning import PlacementChoice, PlannedPhase
 from hetcc.registry import SUPPORTS, load
 from hetcc.report.explain import explanation_to_bytes
 from hetcc.report.summary import compile_summary
 from hetcc.stopwatch import Stopwatch, silent
 
-EMIT_CHOICES = ("auto", "always", "never")
 _DEMOTION_ROUNDS = 8
-
-
-@dataclass(frozen=True)
-class CompileOptions:
-    """Everything one compile depends on."""
-
-    request: CaptureRequest
-    gpu: str = "mi210"
-    fpga: str = "u55c"
-    host: str = "host"
-    baseline: str = "tuned"
-    choice: PlacementChoice = PlacementChoice()
-    ignore_capacity: bool = False
-    emit: str = "auto"
-    """``auto`` generates code when weights are bound; ``always`` and ``never`` say so themselves."""
-    emission: emission.EmissionOptions = field(default_factory=emission.EmissionOptions)
-
-    def __post_init__(self) -> None:
-        if self.emit not in EMIT_CHOICES:
-            raise UserError("HET-U001", f"--emit is '{self.emit}'", fix=f"use one of {', '.join(EMIT_CHOICES)}")
 
 
 @dataclass(frozen=True)
@@ -144,7 +124,7 @@ def _does_not_fit(misfits: list[tuple[str, str, int, int]], summary: Mapping[str
     phase, device, needed, available = misfits[0]
     error = UserError(
         "HET-P003", f"{phase} needs {format_bytes(needed)} on the {device}, which has {format_bytes(available)}",
-        fix="lower --context or --batch, use a smaller --dtype or a larger device, or plan anyway with --ignore-capacity")
+        fix="lower --context or --batch, use a smaller --dtype or a larger device, or plan with --ignore-capacity")
     error.details = dict(summary)
     return error
 

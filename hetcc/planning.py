@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from hetcc.backends.contract import Rejected
@@ -15,66 +15,19 @@ from hetcc.cost_model.work import Work, works_of
 from hetcc.errors import UserError
 from hetcc.ir import Graph, OperatorClass, Stage, TaggedGraph
 from hetcc.ir.subgraph import digest_of
+from hetcc.options import PlacementChoice
 from hetcc.passes.clusters import Clustering, form_clusters
-from hetcc.passes.contract import BoundingPlacer
 from hetcc.passes.estimate import HOST, CostTable, DeviceSet, cache_devices, estimate, weight_devices
 from hetcc.passes.normalize import NarrowToSelection, Rewrite, Simplify
+from hetcc.passes.phase import PlannedPhase
 from hetcc.passes.place import finish, load_placer, place_optimal
 from hetcc.passes.schedule import RegionProgram, allocate, build_regions, build_steps
-from hetcc.passes.schedule.buffers import memory_bytes
-from hetcc.passes.schedule.regions import Commits
-from hetcc.passes.schedule.steps import PricedStep, StepPrices
+from hetcc.passes.schedule.steps import StepPrices
 from hetcc.passes.tag import TagMemoryPipeline
-from hetcc.plan.placement import Objective, Placement, assignment_from_json
-from hetcc.plan.plan import BufferSpec
+from hetcc.plan.placement import Cluster, Cost, Placement, assignment_from_json
+from hetcc.plan.plan import Residency
 from hetcc.registry import BUILDERS, CHECKERS, load
 from hetcc.stopwatch import Stopwatch
-
-
-@dataclass(frozen=True)
-class PlacementChoice:
-    """How devices are chosen."""
-
-    partitioner: str = "optimal"
-    forced: tuple[tuple[str, str], ...] = ()
-    """``--place`` pairs: a stage name or a pattern of cluster and node names -> device."""
-    file: Path | None = None
-    """A placement made elsewhere."""
-    objective: Objective = Objective()
-
-
-@dataclass(frozen=True)
-class PlannedPhase:
-    """Everything that is known about one phase before any code is generated."""
-
-    name: str
-    request: CaptureRequest
-    tagged: TaggedGraph
-    rewrites: tuple[Rewrite, ...]
-    clustering: Clustering
-    table: CostTable
-    placement: Placement
-    gpu_only: Placement
-    programs: tuple[RegionProgram, ...]
-    commits: Commits
-    steps: tuple[PricedStep, ...]
-    buffers: tuple[BufferSpec, ...]
-    cache_device: Mapping[str, str]
-    observed: tuple[str, ...]
-    works: Mapping[str, Work]
-    """Work of each region."""
-    demotions: tuple[tuple[str, str, str], ...]
-    """(cluster, device it was kept from, reason)."""
-
-    @property
-    def graph(self) -> Graph:
-        """The graph that was placed."""
-        return self.tagged.graph
-
-    @property
-    def memory_bytes(self) -> dict[str, int]:
-        """Bytes needed per device."""
-        return memory_bytes(self.buffers)
 
 
 def plan_phase(name: str, graph: Graph, request: CaptureRequest, devices: DeviceSet, choice: PlacementChoice,
@@ -109,7 +62,7 @@ def normalize(graph: Graph) -> tuple[Graph, tuple[Rewrite, ...]]:
 
 
 def _observe_selections(tagged: TaggedGraph) -> tuple[TaggedGraph, tuple[str, ...]]:
-    """Make the indices of every retrieval a result of the program, so that a run can be compared selection by selection."""
+    """Make the indices of every retrieval a result of the program, so that runs can be compared in what they select."""
     graph = tagged.graph
     found = tuple(node.outputs[-1] for node in graph.nodes
                   if node.operator_class is OperatorClass.TOPK and tagged.stage_of(node.name) is Stage.RETRIEVAL)
@@ -121,7 +74,7 @@ def _place_and_schedule(
     name: str, request: CaptureRequest, tagged: TaggedGraph, rewrites: tuple[Rewrite, ...], clustering: Clustering,
     table: CostTable, choice: PlacementChoice, observed: tuple[str, ...], watch: Stopwatch,
 ) -> PlannedPhase:
-    """Place; whatever a back end cannot compose after all is kept from that device, with the reason, and placed anew."""
+    """Place; what a back end cannot compose after all is kept from that device, with the reason, and placed anew."""
     demotions: list[tuple[str, str, str]] = []
     while True:
         with watch.stage("place"):
@@ -167,11 +120,7 @@ def choose_placement(table: CostTable, choice: PlacementChoice) -> Placement:
         assignment, label = dict(best.device_of), "optimal"
     else:
         placer = load_placer(choice.partitioner)
-        if isinstance(placer, BoundingPlacer):
-            assignment = dict(placer.place_with_bound(problem, table.facts).device_of)
-        else:
-            assignment = placer.place(problem, table.facts)
-        label = placer.name
+        assignment, label = placer.place(problem, table.facts), placer.name
     if not choice.forced:
         return best if label == "optimal" else finish(problem, assignment, label, best.lower_bound)
     spelled = ",".join(f"{pattern}={device}" for pattern, device in choice.forced)
@@ -241,19 +190,17 @@ def _follow(table: CostTable, assignment: dict[str, str], forced: set[str]) -> d
 
 def keep_from(table: CostTable, refused: list[tuple[str, str, str]]) -> CostTable:
     """The table without the refused (cluster, device) pairs; what nobody takes any more goes to the host."""
-    from hetcc.plan.placement import Cost
-
     barred: dict[str, set[str]] = {}
     for cluster, device, _ in refused:
         barred.setdefault(cluster, set()).add(device)
-    clusters = []
-    for cluster in table.problem.clusters:
-        if cluster.name not in barred:
-            clusters.append(cluster)
+    clusters: list[Cluster] = []
+    for placed in table.problem.clusters:
+        if placed.name not in barred:
+            clusters.append(placed)
             continue
-        costs = {device: cost for device, cost in cluster.costs.items() if device not in barred[cluster.name]}
-        host = table.estimates[cluster.name].prices[HOST]
-        clusters.append(replace(cluster, costs=costs or {HOST: Cost(host.time_s, host.energy_j)}))
+        costs = {device: cost for device, cost in placed.costs.items() if device not in barred[placed.name]}
+        host = table.estimates[placed.name].prices[HOST]
+        clusters.append(replace(placed, costs=costs or {HOST: Cost(host.time_s, host.energy_j)}))
     return replace(table, problem=replace(table.problem, clusters=tuple(clusters)))
 
 
@@ -263,7 +210,7 @@ def _refused_clusters(programs: tuple[RegionProgram, ...], placement: Placement)
 
     clusters_of = {region.name: region.clusters for region in placement.regions}
     verdicts: dict[str, Rejected | None] = {}
-    found = []
+    found: list[tuple[str, str, str]] = []
     for program in programs:
         if program.device != "fpga":
             continue
@@ -295,11 +242,12 @@ def _region_times(table: CostTable, placement: Placement) -> dict[str, float]:
 
 
 def _resident(graph: Graph, programs: tuple[RegionProgram, ...],
-              cache_device: Mapping[str, str]) -> list[tuple[str, str, str]]:
+              cache_device: Mapping[str, str]) -> list[tuple[str, str, Residency]]:
     pairs = weight_devices(graph, {program.name: program.program for program in programs},
                            {program.name: program.device for program in programs})
-    weights = [(name, device, "weight") for name, device in sorted(pairs)]
-    return weights + [(name, device, "cache") for name, device in cache_device.items()]
+    weights: list[tuple[str, str, Residency]] = [(name, device, "weight") for name, device in sorted(pairs)]
+    caches: list[tuple[str, str, Residency]] = [(name, device, "cache") for name, device in cache_device.items()]
+    return weights + caches
 
 
 def _region_works(graph: Graph, clustering: Clustering, placement: Placement) -> dict[str, Work]:

@@ -1,0 +1,1 @@
+"""Verbs over the graph: normalise, tag, form clusters, estimate, place, schedule."""

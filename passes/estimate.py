@@ -121,8 +121,8 @@ def _resident_bytes(graph: Graph, group: NodeGroup) -> int:
 def _external_roots(graph: Graph, node: Node) -> list[str]:
     """Values without a producer that ``node`` reads, directly or through views."""
     found = []
-    for name in node.inputs:
-        producer = graph.producer.get(name)
+    for read in node.inputs:
+        name, producer = read, graph.producer.get(read)
         while producer is not None and producer.operator_class is OperatorClass.VIEW:
             name = producer.inputs[0]
             producer = graph.producer.get(name)
@@ -216,7 +216,9 @@ def cache_devices(graph: Graph, clustering: Clustering, device_of: Mapping[str, 
     return found
 
 
-def weight_devices(graph: Graph, regions: Mapping[str, Graph], device_of_region: Mapping[str, str]) -> set[tuple[str, str]]:
+def weight_devices(
+    graph: Graph, regions: Mapping[str, Graph], device_of_region: Mapping[str, str],
+) -> set[tuple[str, str]]:
     """(weight, device) pairs: where each weight has to be."""
     return {(name, device_of_region[region]) for region, program in regions.items() for name in weights_of(program)
             if graph.values[name].role is not Role.INPUT}

@@ -15,8 +15,8 @@ from hetcc.backends.contract import EmittedRegion, Rejected
 from hetcc.backends.gpu import tools
 from hetcc.backends.gpu.importer import ERROR_SUFFIX
 from hetcc.backends.gpu.store import ModuleStore
-from hetcc.backends.gpu.wire import dump_region
 from hetcc.ir import Graph
+from hetcc.ir.serialize import graph_to_bytes
 from hetcc.ir.subgraph import digest_of
 
 ENGINE = "iree llvm-cpu (emulated gpu)"
@@ -142,7 +142,7 @@ class _Emission:
         rejected: dict[str, Rejected] = {}
         waiting = list(programs)
         for program in waiting:
-            (folder / f"{program.digest}.json").write_bytes(dump_region(program.region))
+            (folder / f"{program.digest}.json").write_bytes(graph_to_bytes(program.region, provenance=False))
         while waiting:
             pairs = [(folder / f"{program.digest}.json", folder / f"{program.digest}.mlir") for program in waiting]
             outcome = tools.run_importer(pairs)

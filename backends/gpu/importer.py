@@ -1,6 +1,6 @@
 """A region to MLIR text through torch-mlir. Run as a child process: torch-mlir may take its process with it.
 
-``python -m hetcc.backends.gpu.importer IN OUT [IN OUT ...]`` reads regions as :mod:`hetcc.backends.gpu.wire` writes
+``python -m hetcc.backends.gpu.importer IN OUT [IN OUT ...]`` reads regions as :mod:`hetcc.ir.serialize` writes
 them and writes ``OUT`` with the MLIR text, or ``OUT.error`` with the reason why there is none, one pair after another.
 
 The function is called ``main``; its arguments are ``interface_of(region)`` and its results the region's outputs and
@@ -15,9 +15,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hetcc.backends.gpu.wire import load_region
 from hetcc.errors import HetccError
 from hetcc.ir import Graph
+from hetcc.ir.serialize import graph_from_bytes
 
 ENTRY_NAME = "main"
 ERROR_SUFFIX = ".error"
@@ -81,7 +81,7 @@ def _refusals() -> tuple[type[Exception], ...]:
 
 def _import_file(source: Path, destination: Path) -> None:
     try:
-        text = import_region(load_region(source.read_bytes()))
+        text = import_region(graph_from_bytes(source.read_bytes()))
     except _refusals() as error:
         reason = f"{type(error).__name__}: {error}"
         Path(f"{destination}{ERROR_SUFFIX}").write_text(reason, encoding="utf-8")

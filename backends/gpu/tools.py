@@ -24,7 +24,7 @@ from hetcc.errors import ToolError, UserError
 IMPORT_TIMEOUT_S = 600.0
 COMPILE_TIMEOUT_S = 900.0
 _PACKAGES = ("torch", "torch-mlir", "iree-base-compiler")
-_SOURCES = ("importer.py", "rewrites.py", "topk.py", "wire.py", "onnx_selection.py")
+_SOURCES = ("importer.py", "rewrites.py", "topk.py", "onnx_selection.py")
 _REASON_CHARACTERS = 400
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy
 
 from hetcc.aten.rebuild import result_names_of
+from hetcc.aten.stable import stable_sort, stable_topk
 from hetcc.errors import UserError
 from hetcc.ir import Graph
 from hetcc.ir.subgraph import interface_of
@@ -118,27 +119,13 @@ def _with_defined_results(module: Any) -> Any:
     import torch
 
     aten = torch.ops.aten
-    defined = {aten.topk.default: _stable_topk, aten.sort.default: _stable_sort, aten.empty.memory_format: torch.zeros,
+    defined = {aten.topk.default: stable_topk, aten.sort.default: stable_sort, aten.empty.memory_format: torch.zeros,
                aten.empty_like.default: torch.zeros_like, aten.new_empty.default: aten.new_zeros.default}
     for node in module.graph.nodes:
         if node.op == "call_function" and node.target in defined:
             node.target = defined[node.target]
     module.recompile()
     return module
-
-
-def _stable_topk(tensor: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Any:  # noqa: A002
-    import torch
-
-    del sorted
-    values, indices = torch.sort(tensor, dim=dim, descending=largest, stable=True)
-    return (values, indices) if tensor.dim() == 0 else (values.narrow(dim, 0, k), indices.narrow(dim, 0, k))
-
-
-def _stable_sort(tensor: Any, dim: int = -1, descending: bool = False) -> Any:
-    import torch
-
-    return torch.sort(tensor, dim=dim, descending=descending, stable=True)
 
 
 class OnnxProgram:

@@ -232,7 +232,7 @@ _ELEMENTWISE = {
     "zeros_like": "fill", "ones_like": "fill", "full_like": "fill", "fill": "fill", "expm1": "expm1",
 }
 _REDUCTIONS = {"sum": "sum", "mean": "mean", "amax": "max", "amin": "min", "max": "max", "min": "min", "any": "any",
-               "all": "all", "argmax": "argmax", "argmin": "argmin", "prod": "prod", "var": "var", "logsumexp": "sum"}
+               "all": "all", "argmax": "argmax", "argmin": "argmin", "prod": "prod", "var": "var"}
 _VIEWS = {"view": "reshape", "_unsafe_view": "reshape", "reshape": "reshape", "expand": "expand",
           "unsqueeze": "unsqueeze", "squeeze": "squeeze", "alias": "alias", "detach": "alias", "flatten": "reshape"}
 _CREATES = {"full": "full", "arange": "arange", "empty": "empty", "zeros": "full", "ones": "full",
@@ -245,7 +245,7 @@ CLASSIFIERS: dict[str, Classifier] = {
     **{name: _create(function) for name, function in _CREATES.items()},
     "permute": _permute, "transpose": _transpose, "t": _transpose, "slice": _slice, "select": _select,
     "split_with_sizes": _split, "split": _split, "unbind": _split,
-    "_softmax": _softmax, "softmax": _softmax, "_log_softmax": _softmax, "_safe_softmax": _softmax,
+    "_softmax": _softmax, "softmax": _softmax, "_safe_softmax": _softmax,
     "native_layer_norm": _layer_norm, "native_group_norm": _plain(OperatorClass.NORMALIZATION),
     "mm": _matmul(0, 1), "bmm": _matmul(0, 1), "matmul": _matmul(0, 1), "addmm": _matmul(1, 2, 0),
     "baddbmm": _matmul(1, 2, 0), "mv": _matmul(0, 1), "dot": _matmul(0, 1),

@@ -29,9 +29,9 @@ def spell_out_fills(graph: Graph) -> Graph:
     nodes: list[Node] = []
     for node in graph.nodes:
         value = node.arguments[1] if node.operator.name == "full_like" else _LIKE.get(node.operator.name)
-        if node.operator.name in _LIKE and isinstance(value, (bool, int, float)):
-            node = builder.fill(node.name, graph.values[node.outputs[0]], value, node.provenance)
-        nodes.append(node)
+        is_fill = node.operator.name in _LIKE and isinstance(value, (bool, int, float))
+        nodes.append(builder.fill(node.name, graph.values[node.outputs[0]], value, node.provenance)
+                     if is_fill and isinstance(value, (bool, int, float)) else node)
     return replace(graph, nodes=tuple(nodes))
 
 

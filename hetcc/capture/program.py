@@ -1,9 +1,9 @@
 """Modules and exported programs that are not transformers models: ``path.py:factory`` and ``.pt2`` files.
 
 A factory takes ``--set key=value`` pairs as keyword arguments and returns ``(module, inputs)`` or
-``(module, inputs, caches)``: ``inputs`` maps argument names of ``module.forward`` to example tensors, ``caches`` maps the
-names of those that live across steps to the position of their new contents among the module's outputs. Inputs that the
-module writes in place are caches without being named.
+``(module, inputs, caches)``: ``inputs`` maps argument names of ``module.forward`` to example tensors, ``caches`` maps
+the names of those that live across steps to the position of their new contents among the module's outputs. Inputs that
+the module writes in place are caches without being named.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import numpy
 
 from hetcc.aten.convert import InputNames, convert
 from hetcc.aten.simplify import tidy
@@ -57,7 +59,8 @@ def capture_program(request: CaptureRequest) -> CapturedModel:
     phase = phase or (Phase.DECODE if graph.caches else Phase.ENCODE)
     graph = replace(graph, name=f"{request.model}:{phase.value}")
     tensors = {**exported.state_dict, **exported.constants}
-    generated, constants = {}, {}
+    generated: dict[str, numpy.ndarray] = {}
+    constants: dict[str, numpy.ndarray] = {}
     for name in weights_of(graph):
         target = constants if graph.values[name].role is Role.CONSTANT else generated
         target[name] = to_numpy(tensors[name])
@@ -170,9 +173,9 @@ class ProgramReference:
 
     def run(self, phase: Phase, seed: int, history: int, steps: int) -> Any:
         """``steps`` steps from random caches; ``history`` is up to the module's own inputs."""
-        from hetcc.capture.reference import ReferenceRun, ReferenceStep, record_selections
-
         import torch
+
+        from hetcc.capture.reference import ReferenceRun, ReferenceStep, record_selections
 
         del history
         graph = self.captured.graphs[phase.value]

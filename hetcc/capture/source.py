@@ -128,12 +128,12 @@ def _apply(config: Any, overrides: dict[str, Any], request: CaptureRequest) -> A
         return config
     settings = config.to_dict()
     layers_before = getattr(config, "num_hidden_layers", None)
-    layers_after = overrides.get("num_hidden_layers", layers_before)
+    layers_after = int(overrides.get("num_hidden_layers", layers_before) or 0)
     defaults = type(config)().to_dict()
     for key, value in list(settings.items()):
         per_layer = isinstance(value, list) and len(value) == layers_before and layers_after != layers_before
         if per_layer and key not in overrides:
-            if value == defaults.get(key) or layers_after > layers_before:
+            if value == defaults.get(key) or layers_after > int(layers_before or 0):
                 del settings[key]
             else:
                 settings[key] = value[:layers_after]

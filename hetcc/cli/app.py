@@ -7,6 +7,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -42,7 +43,7 @@ def build_app() -> typer.Typer:
         ctx: typer.Context,
         version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
     ) -> None:
-        """Compile LLM inference for a GPU and an FPGA together: find the memory pipeline, price it, place it, say why."""
+        """Compile LLM inference for a GPU and an FPGA together: find its memory pipeline, place it, say why."""
         if version:
             print(f"hetcc {hetcc.__version__}")
             raise typer.Exit
@@ -101,7 +102,7 @@ def _place_of(error: Exception) -> str:
     """Module, line and function in which an exception was raised, without folders."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if "typer" not in frame.filename] or frames
-    return f"{os.path.basename(own[-1].filename)}:{own[-1].lineno} in {own[-1].name}" if own else ""
+    return f"{Path(own[-1].filename).name}:{own[-1].lineno} in {own[-1].name}" if own else ""
 
 
 def _fail(error: HetccError, *, as_json: bool) -> int:

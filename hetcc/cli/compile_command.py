@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -12,10 +12,8 @@ from hetcc.capture.model import CaptureRequest, Phase
 from hetcc.cli.output import print_json, print_result, progress_shown
 from hetcc.errors import UserError
 from hetcc.ir import DType
+from hetcc.options import CompileOptions, EmissionOptions, PlacementChoice
 from hetcc.plan.problem import Objective
-
-if TYPE_CHECKING:
-    from hetcc.pipeline import CompileOptions
 
 _MODEL, _PRICES, _PLACING, _CODE = "Model", "Devices and prices", "Placement", "Code and output"
 _EXAMPLES = """[bold]Examples[/bold]
@@ -67,7 +65,7 @@ PlacementFile = Annotated[Path | None, typer.Option(
 Emit = Annotated[Literal["auto", "always", "never"], typer.Option(
     "--emit", help="Generate code; auto: when there are weights.", rich_help_panel=_CODE)]
 Targets = Annotated[list[str] | None, typer.Option(
-    "--target", metavar="TARGET", help="GPU target of the code; repeatable. Default: gfx90a and llvm-cpu, which runs here.",
+    "--target", metavar="TARGET", help="GPU target of the code; repeatable. Default: gfx90a, and llvm-cpu to run here.",
     rich_help_panel=_CODE)]
 NoVerilog = Annotated[bool, typer.Option(
     "--no-verilog", help="Leave out the Verilog of the FPGA's kernels.", rich_help_panel=_CODE)]
@@ -95,17 +93,13 @@ def compile_(  # the signature is the command's interface: one line per option
     on_unsupported: OnUnsupported = "warn", output: Output = None, force: Force = False, as_json: AsJson = False,
 ) -> None:
     """Plan a model, and generate its code when there are weights; writes one bundle."""
-    from hetcc.emission import EmissionOptions
-    from hetcc.pipeline import CompileOptions
-    from hetcc.planning import PlacementChoice
-
     request = CaptureRequest(model, tuple(phase or ()), batch, context, prompt, DType(dtype),
                              tuple(_pair(word, "--set", "KEY=VALUE") for word in settings or ()), weights)
     forced = tuple(_pair(word, "--place", "PATTERN=DEVICE", last=True) for word in place or ())
     options = CompileOptions(
         request, gpu, fpga, baseline=baseline, ignore_capacity=ignore_capacity, emit=emit,
         choice=PlacementChoice(partitioner, forced, placement, Objective(time_weight, energy_weight)),
-        emission=EmissionOptions(tuple(target) if target else EmissionOptions().targets, not no_verilog, on_unsupported))
+        emission=EmissionOptions(tuple(target or EmissionOptions().targets), not no_verilog, on_unsupported))
     _compile(options, output or default_output(request), force=force, as_json=as_json)
 
 

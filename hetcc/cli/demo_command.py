@@ -15,10 +15,10 @@ from hetcc.capture.model import CapturedModel, CaptureRequest, Phase
 from hetcc.cli.compile_command import shown_path
 from hetcc.cli.output import Progress, print_result, progress_shown
 from hetcc.cli.run_commands import check_tokens, verify_phases
+from hetcc.options import CompileOptions, EmissionOptions, PlacementChoice
 
 if TYPE_CHECKING:
     from hetcc.api import Bundle
-    from hetcc.pipeline import CompileOptions
     from hetcc.runtime.verify import Verification
 
 _EXAMPLES = """[bold]Examples[/bold]
@@ -84,10 +84,6 @@ def _folder(output: Path | None) -> Iterator[Path]:
 
 def _plans() -> tuple[tuple[str, CompileOptions], ...]:
     """Plan (a), the optimum, and plan (b), which is told to use the FPGA. Only (b) is also compiled for gfx90a."""
-    from hetcc.emission import EmissionOptions
-    from hetcc.pipeline import CompileOptions
-    from hetcc.planning import PlacementChoice
-
     optimum = CompileOptions(REQUEST, emission=EmissionOptions(targets=("llvm-cpu",)))
     forced = replace(optimum, choice=PlacementChoice(forced=FORCED), emission=EmissionOptions())
     return ("a", optimum), ("b", forced)
@@ -122,7 +118,7 @@ def _show_plan(made: _Made) -> None:
     from hetcc.report.summary import summary_lines
     from hetcc.report.tables import label_lines
 
-    shown = ("nodes", "memory pipelines", "placement", "predicted step", "predicted energy")
+    shown: tuple[str, ...] = ("nodes", "memory pipelines", "placement", "predicted step", "predicted energy")
     if made.name == "a":
         print_result(f"[2/4] Plan (a): the optimum against the '{made.options.baseline}' GPU baseline")
     else:

@@ -30,7 +30,8 @@ def add_to(app: typer.Typer) -> None:
 def explain(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder written by `hetcc compile`.")],
     name: Annotated[str | None, typer.Argument(
-        metavar="[NODE|CLUSTER|REGION]", help="What to explain, or a piece of its name; default: the whole plan.")] = None,
+        metavar="[NODE|CLUSTER|REGION]", help="What to explain, or a piece of its name. Default: the whole plan.")
+    ] = None,
     phase: Annotated[str | None, typer.Option(
         "--phase", help="Phase to explain; default: all, or the main one for a name.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")] = False,

@@ -31,7 +31,8 @@ def export(
     bundle: Annotated[Path | None, typer.Argument(
         metavar="BUNDLE", help="Folder written by `hetcc compile`; not needed for the schema.")] = None,
     form: Annotated[Literal["json", "dot", "graphml", "schema"], typer.Option(
-        "--format", help="json: prices and placement; dot, graphml: the same as a picture; schema: of plan.json.")] = "json",
+        "--format", help="json: prices and placement; dot, graphml: the same as a picture; schema: of plan.json.")
+    ] = "json",
     phase: Annotated[str | None, typer.Option("--phase", help="Phase to export; default: the main one.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Default: stdout.")] = None,
 ) -> None:

@@ -8,6 +8,7 @@ import typer
 
 from hetcc.cli.output import print_json, print_result
 from hetcc.errors import ToolError
+from hetcc.ir import DType
 from hetcc.units import format_bytes, format_count, format_time
 
 _DEVICES_EXAMPLES = """[bold]Examples[/bold]
@@ -22,6 +23,7 @@ _DOCTOR_EXAMPLES = """[bold]Examples[/bold]
 hetcc doctor
 
 hetcc doctor --json"""
+_SHOWN_TYPES = (DType.FLOAT32, DType.FLOAT16)
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
 
 
@@ -61,7 +63,7 @@ def _profile_table(profiles: dict[str, Any]) -> str:
     rows = []
     for name, profile in profiles.items():
         peaks = ", ".join(f"{dtype.value} {format_count(rate.value)}flop/s" for dtype, rate in
-                          sorted(profile.matrix_flops_per_s.items(), key=lambda pair: pair[1].value)[-2:])
+                          profile.matrix_flops_per_s.items() if dtype in _SHOWN_TYPES)
         streaming = profile.streaming
         if streaming is not None:
             peaks = f"{streaming.dsp_count.value:.0f} DSPs at {format_count(streaming.clock_hz.value)}Hz"
@@ -70,9 +72,8 @@ def _profile_table(profiles: dict[str, Any]) -> str:
                      f"{format_count(profile.memory.bandwidth_bytes_per_s.value)}B/s", peaks,
                      f"{profile.power.idle_w.value:.3g} W",
                      format_time(profile.baseline().region_launch_s.value), ", ".join(profile.baselines), sources])
-    note = "\n\nEvery number has a range and a source: `hetcc devices NAME`. Nothing here was measured on these devices " \
-           "unless it says measured."
-    return text_table(["name", "kind", "title", "memory", "bandwidth", "peak", "idle", "launch", "baselines",
+    note = "\n\nEvery number has a range and a source; `hetcc devices NAME` shows them."
+    return text_table(["name", "kind", "title", "memory", "bandwidth", "matrix peak", "idle", "launch", "baselines",
                        "numbers by source"], rows, right=(3, 4, 6, 7)) + note
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from hetcc.errors import InternalError, UserError
 from hetcc.ir.graph import Argument, CacheUpdate, Graph, Node, Operand, Provenance, Role, Value
@@ -11,6 +12,7 @@ from hetcc.ir.operators import OperatorClass, SourceOperator
 from hetcc.ir.tags import Stage, Tag, TaggedGraph
 from hetcc.ir.types import DType, TensorType
 
+Read = TypeVar("Read")
 GRAPH_SCHEMA = "hetcc-graph/1"
 
 
@@ -80,7 +82,7 @@ def _compact(document: dict[str, Any]) -> bytes:
     return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
 
 
-def _reading(read: Any) -> Any:
+def _reading(read: Callable[[], Read]) -> Read:
     try:
         return read()
     except (ValueError, KeyError, TypeError, IndexError, InternalError) as error:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from hetcc.errors import UserError
 
 PLAN_VERSION = 1
-DeviceKind = Literal["gpu", "fpga", "host"]
+Residency = Literal["weight", "cache", "transient"]
 
 
 class _Record(BaseModel):
@@ -28,7 +28,7 @@ class TensorSpec(_Record):
 class DeviceSpec(_Record):
     """A device of the plan."""
 
-    name: DeviceKind
+    name: str = Field(description="gpu, fpga or host")
     profile: str = Field(description="name of the device profile, such as mi210")
     capacity_bytes: int = Field(description="memory of the device; 0 for the host, which is not limited")
 
@@ -37,7 +37,7 @@ class RegionSpec(_Record):
     """A program that is launched as one, and what it does."""
 
     name: str
-    device: DeviceKind
+    device: str
     engine: str = Field(description="what executes it on this machine; says so when that is an emulation")
     entry: str = Field(description="path in the bundle of the file that is loaded; empty for the host")
     digest: str = Field(description="equal digests are interchangeable programs")
@@ -67,8 +67,8 @@ class TransferStep(_Record):
 
     kind: Literal["transfer"] = "transfer"
     value: str
-    source: DeviceKind
-    destination: DeviceKind
+    source: str
+    destination: str
     size_bytes: int
     stream: str
     waits: tuple[int, ...] = ()
@@ -82,7 +82,7 @@ class CommitStep(_Record):
     kind: Literal["commit"] = "commit"
     cache: str
     value: str
-    device: DeviceKind
+    device: str
     waits: tuple[int, ...] = ()
 
 
@@ -93,8 +93,8 @@ class BufferSpec(_Record):
     """Storage for a value on one device; live transient buffers never overlap."""
 
     value: str
-    device: DeviceKind
-    residency: Literal["weight", "cache", "transient"]
+    device: str
+    residency: Residency
     size_bytes: int
     offset_bytes: int = Field(description="within the device's arena of this residency")
     first_step: int
@@ -107,7 +107,7 @@ class CacheSpec(_Record):
     name: str
     shape: tuple[int, ...]
     dtype: str
-    device: DeviceKind
+    device: str
     policy: Literal["single"] = Field(description="single: one copy, lost with its device")
 
 

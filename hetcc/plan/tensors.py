@@ -22,7 +22,8 @@ def numpy_type(name: str) -> numpy.dtype[Any]:
     if name.startswith(("bfloat", "float8")):
         import ml_dtypes
 
-        return numpy.dtype(getattr(ml_dtypes, name))
+        short: numpy.dtype[Any] = numpy.dtype(getattr(ml_dtypes, name))
+        return short
     return numpy.dtype(name)
 
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from hetcc.passes.estimate import HOST, ClusterEstimate, DeviceSet
+from hetcc.passes.phase import PlannedPhase
 from hetcc.plan.placement import Cluster, Placement, PlacementProblem
-from hetcc.planning import PlannedPhase
 
 
 def explanation_to_bytes(phase: PlannedPhase, devices: DeviceSet) -> bytes:
@@ -22,7 +22,8 @@ def explanation_to_bytes(phase: PlannedPhase, devices: DeviceSet) -> bytes:
             **_facts(phase, found), **neighbours.decision(cluster),
             "prices": {device: _price(priced) for device, priced in found.prices.items()},
             "rejections": {
-                **{device: {"node": node, "rule": str(rejected)} for device, (node, rejected) in found.rejections.items()},
+                **{device: {"node": node, "rule": str(rejected)}
+                   for device, (node, rejected) in found.rejections.items()},
                 **{device: {"node": name, "rule": reason} for (name, device), reason in demoted.items()
                    if name == cluster.name}},
         }

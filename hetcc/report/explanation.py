@@ -36,7 +36,8 @@ def overview(phase: Explained) -> dict[str, Any]:
     """Stages, largest clusters, what the host runs, and rewrites of a phase."""
     rewrites = phase.records["rewrites"]
     return {
-        "phase": phase.plan.phase, "baseline": phase.records["baseline"], "devices": phase.records["devices"],
+        "phase": phase.plan.phase, "baseline": phase.records["baseline"],
+        "devices": {device: phase.records["devices"][device] for device in _ordered(phase.records["devices"])},
         "prediction": phase.plan.prediction.model_dump(), "partition": phase.plan.partition.model_dump(),
         "stages": [_stage_totals(stage, phase.clusters.values()) for stage in (*(item.value for item in Stage), None)],
         "largest": _largest(phase.clusters),
@@ -49,7 +50,7 @@ def overview(phase: Explained) -> dict[str, Any]:
 def _stage_totals(stage: str | None, records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Sums over the clusters of one stage; a device that refuses a cluster counts it under ``refused``."""
     own = [record for record in records if record["stage"] == stage]
-    devices = sorted({device for record in own for device in (*record["prices"], *record["rejections"])})
+    devices = _ordered({device for record in own for device in (*record["prices"], *record["rejections"])})
     prices = {device: [record["prices"][device] for record in own if device in record["prices"]] for device in devices}
     return {
         "stage": stage, "clusters": len(own),
@@ -63,6 +64,11 @@ def _stage_totals(stage: str | None, records: Iterable[Mapping[str, Any]]) -> di
                     if (count := sum(device in record["rejections"] for record in own))},
         "chosen_time_s": sum(record["prices"][record["device"]]["time_s"] for record in own),
     }
+
+
+def _ordered(devices: Iterable[str]) -> list[str]:
+    """Accelerators by name backwards (the GPU before the FPGA), the host last: the order people compare them in."""
+    return sorted(sorted(devices, reverse=True), key=lambda device: device == HOST)
 
 
 def _bytes_moved(record: Mapping[str, Any]) -> int:
@@ -81,7 +87,8 @@ def _largest(clusters: Mapping[str, Any]) -> list[dict[str, Any]]:
     ranked = sorted(groups.items(), key=lambda item: (-item[0][0] * len(item[1]), item[1][0]))
     return [{"cluster": names[0], "alike": len(names), "device": device, "stage": stage, "time_s": time_s,
              "share": time_s * len(names) / total_s,
-             "prices_s": {other: price["time_s"] for other, price in clusters[names[0]]["prices"].items()}}
+             "prices_s": {other: clusters[names[0]]["prices"][other]["time_s"]
+                          for other in _ordered(clusters[names[0]]["prices"])}}
             for (time_s, device, stage, *_), names in ranked[:_LARGEST]]
 
 
@@ -95,7 +102,7 @@ def find_name(asked: str, phase: Explained) -> tuple[str, str]:
     """
     meaning: dict[str, tuple[str, str]] = {}
     for name, record in phase.clusters.items():
-        meaning.update({node: ("cluster", name) for node in record["nodes"]})
+        meaning.update(dict.fromkeys(record["nodes"], ("cluster", name)))
     # A name may be both a cluster and a node of another cluster; the cluster wins.
     meaning.update({name: ("cluster", name) for name in phase.clusters})
     meaning.update({region.name: ("region", region.name) for region in phase.plan.regions})
@@ -122,7 +129,9 @@ def cluster_answer(name: str, asked: str, phase: Explained) -> dict[str, Any]:
     nodes = {node.name: node for node in phase.tagged.graph.nodes}
     return {
         "kind": "cluster", "phase": phase.plan.phase, "asked": asked, "cluster": name, **record,
+        "partitioner": phase.plan.partition.partitioner,
         "nodes": [_node_facts(nodes[node], phase.tagged) for node in record["nodes"]],
+        "prices": {device: record["prices"][device] for device in _ordered(record["prices"])},
         "cut_time_s": sum(entry["time_s"] for entry in record["cut"]),
         "launch_step": _launch_step(record["region"], phase.plan),
     }
@@ -141,7 +150,9 @@ def _node_facts(node: Node, tagged: TaggedGraph) -> dict[str, Any]:
 def region_answer(name: str, phase: Explained) -> dict[str, Any]:
     """Everything known about a region: its clusters, its program, and when it is launched."""
     region = next(region for region in phase.plan.regions if region.name == name)
-    clusters = [cluster for cluster, record in phase.clusters.items() if record["region"] == name]
+    order = {node: index for index, node in enumerate(region.nodes)}
+    clusters = sorted((cluster for cluster, record in phase.clusters.items() if record["region"] == name),
+                      key=lambda cluster: min(order.get(node, len(order)) for node in phase.clusters[cluster]["nodes"]))
     position = _launch_step(name, phase.plan)
     step = phase.plan.steps[position] if position is not None else None
     alike = [other.name for other in phase.plan.regions if other.digest == region.digest and other.name != name]

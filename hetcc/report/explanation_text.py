@@ -25,11 +25,11 @@ def _headline(answer: Mapping[str, Any]) -> str:
     devices = ", ".join(f"{device} {profile}" for device, profile in answer["devices"].items())
     return f"{answer['phase']}\n" + label_lines([
         ("devices", f"{devices}; GPU baseline '{answer['baseline']}'"),
-        ("predicted step", f"{format_time(prediction['latency_s'])}, {format_energy(prediction['energy_j'])} "
-                           f"(the GPU alone: {format_time(prediction['gpu_only_latency_s'])}, "
-                           f"{format_energy(prediction['gpu_only_energy_j'])})"),
-        ("placement", f"{partition['partitioner']}: objective {partition['objective']:.6g}, lower bound "
-                      f"{partition['lower_bound']:.6g}, gap {100 * partition['gap']:.3g} %"),
+        ("predicted step", f"{format_time(prediction['latency_s'])}, {format_energy(prediction['energy_j'])}"),
+        ("the GPU alone", (f"{format_time(prediction['gpu_only_latency_s'])}, "
+                           f"{format_energy(prediction['gpu_only_energy_j'])}")),
+        ("placement", (f"{partition['partitioner']}: objective {partition['objective']:.6g}, lower bound "
+                       f"{partition['lower_bound']:.6g}, gap {100 * partition['gap']:.3g} %")),
     ])
 
 
@@ -94,14 +94,12 @@ def _rewrite_block(answer: Mapping[str, Any]) -> str:
 def cluster_text(answer: Mapping[str, Any]) -> str:
     """One cluster: what it is, its prices, its cut, the decision and what would flip it."""
     intensity = answer["intensity_flops_per_byte"]
-    work = answer["work"]
     rows = [
         ("phase", answer["phase"]),
         ("stage", answer["stage"] or "outside every memory pipeline"),
         *([("pipeline", answer["pipeline"])] if answer["pipeline"] else []),
         *(("evidence", line) for line in answer["evidence"]),
-        ("work", f"{format_count(work['flops'])} flops, {format_bytes(work['bytes_read'])} read, "
-                 f"{format_bytes(work['bytes_written'])} written"),
+        ("work", _work_text(answer["work"])),
         ("intensity", "moves no bytes" if intensity is None else f"{intensity:.3g} flops per byte"),
         ("placed on", f"{answer['device']}, in region {answer['region']}"
                       + (f", launched by step {answer['launch_step']}" if answer["launch_step"] is not None else "")),
@@ -109,6 +107,11 @@ def cluster_text(answer: Mapping[str, Any]) -> str:
     blocks = [f"cluster {answer['cluster']}\n" + label_lines(rows), _node_block(answer), _price_table(answer),
               _refusals(answer), _cut_block(answer), _decision_block(answer)]
     return "\n\n".join(block for block in blocks if block)
+
+
+def _work_text(work: Mapping[str, Any]) -> str:
+    return (f"{format_count(work['flops'])} flops, {format_bytes(work['bytes_read'])} read, "
+            f"{format_bytes(work['bytes_written'])} written")
 
 
 def _node_block(answer: Mapping[str, Any]) -> str:
@@ -148,7 +151,7 @@ def _cut_block(answer: Mapping[str, Any]) -> str:
 def _decision_block(answer: Mapping[str, Any]) -> str:
     if not answer["alternatives"]:
         return f"decision: no other accelerator takes it, so it is on the {answer['device']}"
-    lines = [f"decision: on the {answer['device']}"]
+    lines = [f"decision ({answer['partitioner']}): on the {answer['device']}"]
     for device, entry in answer["alternatives"].items():
         word = "worse" if entry["margin"] >= 0 else "better"
         lines.append(f"  moved alone to the {device}: objective {abs(entry['margin']):.3g} {word}; {entry['flip']}")
@@ -157,21 +160,20 @@ def _decision_block(answer: Mapping[str, Any]) -> str:
 
 def region_text(answer: Mapping[str, Any]) -> str:
     """One region: device, engine, code, launch, clusters."""
-    launch, work = answer["launch"], answer["work"]
+    launch = answer["launch"]
     rows = [
         ("phase", answer["phase"]), ("device", answer["device"]), ("engine", answer["engine"]),
         ("code", answer["code_file"] or "none in the bundle"),
         ("program", answer["digest"][:24] + (f", the same as {len(answer['same_program'])} other regions"
                                              if answer["same_program"] else "")),
-        ("work", f"{format_count(work['flops'])} flops, {format_bytes(work['bytes_read'])} read, "
-                 f"{format_bytes(work['bytes_written'])} written"),
+        ("work", _work_text(answer["work"])),
         ("stages", ", ".join(f"{stage} {count}" for stage, count in answer["stages"].items()) or "none"),
         *(("updates", f"{cache} becomes {value}") for cache, value in answer["updates"]),
     ]
     if launch:
         after = f" after steps {', '.join(map(str, launch['waits']))}" if launch["waits"] else ""
-        rows += [("launched by", f"step {answer['launch_step']} on stream {launch['stream']}{after}, "
-                                 f"predicted {format_time(launch['predicted_time_s'])}"),
+        rows += [("launched by", f"step {answer['launch_step']} on stream {launch['stream']}{after}"),
+                 ("takes", f"{format_time(launch['predicted_time_s'])} (predicted)"),
                  ("reads", ", ".join(launch["inputs"]) or "only weights and caches"),
                  ("writes", ", ".join(launch["outputs"]) or "only caches")]
     clusters = "\n".join(f"  {name}" for name in answer["clusters"])

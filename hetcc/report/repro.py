@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import shlex
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hetcc.capture.model import CapturedModel, CaptureRequest, Phase
 from hetcc.errors import UserError
 from hetcc.ir import DType
-
-if TYPE_CHECKING:
-    from hetcc.pipeline import CompileOptions
+from hetcc.options import CompileOptions
 
 
 def request_to_bytes(captured: CapturedModel, options: CompileOptions) -> bytes:
@@ -76,5 +74,6 @@ def compile_command(options: CompileOptions) -> list[str]:
 
 def repro_script(options: CompileOptions) -> str:
     """A shell script that takes the output folder as its only argument."""
-    return f'#!/bin/sh\n# Makes this bundle again in the folder given as the first argument.\nset -e\nexec ' \
-           f'{shlex.join(compile_command(options))} --output "$1"\n'
+    command = shlex.join(compile_command(options))
+    comment = "# Makes this bundle again in the folder given as the first argument."
+    return f'#!/bin/sh\n{comment}\nset -e\nexec {command} --output "$1"\n'

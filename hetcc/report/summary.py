@@ -8,7 +8,7 @@ from typing import Any
 
 from hetcc.ir import Stage
 from hetcc.passes.estimate import HOST, DeviceSet
-from hetcc.planning import PlannedPhase
+from hetcc.passes.phase import PlannedPhase
 from hetcc.stopwatch import Stopwatch
 from hetcc.units import format_bytes, format_energy, format_time
 
@@ -77,6 +77,8 @@ def summary_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
     regions = ", ".join(f"{device} {count}" for device, count in summary["regions"].items() if device != "total")
     memory = ", ".join(f"{device} {format_bytes(needed)} of {_capacity(summary, device)}"
                        for device, needed in summary["memory_bytes"].items())
+    objective = (f"{partition['objective']:.6g}, lower bound {partition['lower_bound']:.6g}, "
+                 f"gap {100 * partition['gap']:.3g} %")
     rows = [
         ("nodes", f"{summary['nodes']} ({stages})"),
         ("memory pipelines", f"{summary['pipelines']}, {summary['retrieval_pipelines']} of them select"),
@@ -85,8 +87,7 @@ def summary_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
                                     summary["baseline"])),
         ("predicted energy", _against(predicted["energy_j"], predicted["gpu_only_energy_j"], format_energy,
                                       summary["baseline"])),
-        ("objective", f"{partition['objective']:.6g}, lower bound {partition['lower_bound']:.6g}, "
-                      f"gap {100 * partition['gap']:.3g} %"),
+        ("objective", objective),
         ("memory", memory + ("" if summary["fits"] else "  DOES NOT FIT")),
     ]
     hosted = summary["coverage"]["host_nodes"]

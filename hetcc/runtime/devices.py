@@ -82,7 +82,7 @@ class EmulatedGpu:
 
     def rename(self, value: str, cache: str) -> None:
         """See :class:`RuntimeDevice`."""
-        self.memory.bind(cache, self.memory.fetch(value))
+        self.memory.rename(value, cache)
 
     def drop(self, names: Iterable[str]) -> None:
         """See :class:`RuntimeDevice`."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hetcc.passes.schedule.steps import PricedStep
-from hetcc.plan.plan import BufferSpec, LaunchStep, TransferStep
+from hetcc.plan.plan import BufferSpec, LaunchStep, Residency, TransferStep
 
 ALIGNMENT_BYTES = 256
 
@@ -21,7 +21,7 @@ class _Lifetime:
 
 
 def allocate(
-    steps: Sequence[PricedStep], sizes: Mapping[str, int], resident: Iterable[tuple[str, str, str]],
+    steps: Sequence[PricedStep], sizes: Mapping[str, int], resident: Iterable[tuple[str, str, Residency]],
 ) -> tuple[BufferSpec, ...]:
     """A buffer for every value on every device that holds it.
 

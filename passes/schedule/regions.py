@@ -30,7 +30,9 @@ class Commits:
     """New value by cache."""
 
 
-def build_regions(graph: Graph, clustering: Clustering, placement: Placement) -> tuple[tuple[RegionProgram, ...], Commits]:
+def build_regions(
+    graph: Graph, clustering: Clustering, placement: Placement,
+) -> tuple[tuple[RegionProgram, ...], Commits]:
     """The program of every region, in launch order, and the cache updates that must wait."""
     nodes_of = {group.name: group.nodes for group in clustering.groups}
     region_of_node = {node.name: region.name for region in placement.regions for cluster in region.clusters

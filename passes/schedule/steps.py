@@ -50,7 +50,7 @@ class _Scheduler:
         self.steps: list[PricedStep] = []
         self.ready: dict[tuple[str, str], int] = {}
         """(value, device) -> step after which it is there."""
-        self.home: dict[str, str] = {name: "host" for name in graph.inputs}
+        self.home: dict[str, str] = dict.fromkeys(graph.inputs, "host")
         self.home.update(cache_device)
 
     def run(self, commits: Commits) -> tuple[PricedStep, ...]:

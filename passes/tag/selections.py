@@ -1,8 +1,8 @@
 """Where a program selects from its memory: the anchors from which the four stages are found.
 
 A selection is a top-k, a sort or a threshold comparison whose selected axis, followed back through the graph, is an
-axis of something the program remembers (a cache or a table passed in), by way of a product that scores it. Choosing experts
-fails this test by itself: the axis of its scores is an axis of a weight, and weights are not memory.
+axis of something the program remembers (a cache or a table passed in), by way of a product that scores it. Choosing
+experts fails this test by itself: the axis of its scores is an axis of a weight, and weights are not memory.
 """
 
 from __future__ import annotations

@@ -23,7 +23,8 @@ CONTEXT = 64
 PROMPT = 12
 
 
-def tiny(model: str, *phases: Phase, weights: str = "random:0", context: int = CONTEXT, **changes: int) -> CaptureRequest:
+def tiny(model: str, *phases: Phase, weights: str = "random:0", context: int = CONTEXT,
+         **changes: int) -> CaptureRequest:
     """A capture request for a tiny model."""
     overrides = {**OVERRIDES[model], **changes}
     return CaptureRequest(model, phases or (Phase.DECODE,), context=context, prompt=PROMPT, weights=weights,

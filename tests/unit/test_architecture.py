@@ -26,9 +26,10 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("errors", "stopwatch", "units"),
     ("ir",),
     ("aten", "capture", "cost_model", "onnx", "plan", "workloads"),
-    ("backends", "passes"),
+    ("backends", "options", "passes"),
     ("report", "runtime", "simulate"),
     ("bench", "emission", "pipeline", "planning", "registry"),
+    ("api",),
     ("cli", "demo", "__main__", ""),
 )
 """Rooms from the ground up; a room imports its own level and those before it. ``""`` is ``hetcc`` itself."""

@@ -19,9 +19,9 @@ from hetcc.backends.gpu import tools
 from hetcc.backends.gpu.emit import emit_many, module_key
 from hetcc.backends.gpu.importer import ERROR_SUFFIX
 from hetcc.backends.gpu.store import ModuleStore, default_folder
-from hetcc.backends.gpu.wire import dump_region, load_region
 from hetcc.errors import ToolError, UserError
 from hetcc.ir import DType, Graph, Node, Operand, OperatorClass, Role, SourceOperator, TensorType, Value
+from hetcc.ir.serialize import graph_from_bytes, graph_to_bytes
 from hetcc.ir.subgraph import digest_of
 
 REAL_TOOLS = pytest.mark.skipif(importlib.util.find_spec("torch_mlir") is None, reason="torch-mlir is not installed")
@@ -54,7 +54,7 @@ def imported(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     def run_importer(pairs: Sequence[tuple[Path, Path]], timeout_s: float = 1.0) -> tools.Outcome:
         batches.append(len(pairs))
         for source, destination in pairs:
-            operator = load_region(source.read_bytes()).nodes[0].operator.name
+            operator = graph_from_bytes(source.read_bytes()).nodes[0].operator.name
             if operator == "crash":
                 return tools.Outcome(False, "crashed with SIGSEGV")
             if operator == "refuse":
@@ -207,11 +207,11 @@ def test_regions_survive_the_wire() -> None:
                 (Operand(0), None, True, 7, float("-inf"), "text", DType.INT8, (1, (Operand(0), 0.1))),
                 (("dtype", DType.FLOAT16),), (("axes", (0, 1)), ("kind", "slice")))
     graph = Graph("g", (node,), {"x": Value("x", kind, Role.CACHE), "y": Value("y", kind)}, (), ("y",), ("x",))
-    again = load_region(dump_region(graph))
+    again = graph_from_bytes(graph_to_bytes(graph))
     assert again == graph
     assert digest_of(again) == digest_of(graph)
     assert again.nodes[0].arguments == node.arguments
-    json.loads(dump_region(graph))
+    json.loads(graph_to_bytes(graph))
 
 
 def test_the_importer_says_how_it_is_used() -> None:
@@ -235,7 +235,7 @@ def test_real_tools_give_the_same_bytes_in_every_folder(tmp_path: Path) -> None:
     folder = tmp_path / "another, longer name"
     folder.mkdir()
     pair = (folder / "region.json", folder / f"{digest}.mlir")
-    pair[0].write_bytes(dump_region(region("relu", prefix="renamed.")))
+    pair[0].write_bytes(graph_to_bytes(region("relu", prefix="renamed.")))
     assert tools.run_importer([pair]).ok
     for target in ("gfx90a", "llvm-cpu"):
         module = folder / "module"

@@ -1,0 +1,61 @@
+"""Everything a compile depends on. Equal options and equal inputs give equal bundles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hetcc.capture.model import CaptureRequest
+from hetcc.errors import UserError
+from hetcc.plan.placement import Objective
+
+EMIT_CHOICES = ("auto", "always", "never")
+FALLBACK_CHOICES = ("fallback", "warn", "error")
+
+
+@dataclass(frozen=True)
+class PlacementChoice:
+    """How devices are chosen."""
+
+    partitioner: str = "optimal"
+    forced: tuple[tuple[str, str], ...] = ()
+    """``--place`` pairs: a stage name or a pattern of cluster and node names -> device."""
+    file: Path | None = None
+    """A placement made elsewhere."""
+    objective: Objective = field(default_factory=Objective)
+
+
+@dataclass(frozen=True)
+class EmissionOptions:
+    """What code is generated for."""
+
+    targets: tuple[str, ...] = ("gfx90a", "llvm-cpu")
+    verilog: bool = True
+    on_unsupported: str = "warn"
+    """``fallback`` (say nothing), ``warn`` or ``error`` when the host has to run something."""
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """One compile.
+
+    Raises:
+        UserError: HET-U001, a choice that does not exist.
+    """
+
+    request: CaptureRequest
+    gpu: str = "mi210"
+    fpga: str = "u55c"
+    host: str = "host"
+    baseline: str = "tuned"
+    choice: PlacementChoice = field(default_factory=PlacementChoice)
+    ignore_capacity: bool = False
+    emit: str = "auto"
+    """``auto`` generates code when weights are bound; ``always`` and ``never`` say so themselves."""
+    emission: EmissionOptions = field(default_factory=EmissionOptions)
+
+    def __post_init__(self) -> None:
+        for name, value, choices in (("emit", self.emit, EMIT_CHOICES),
+                                     ("on-unsupported", self.emission.on_unsupported, FALLBACK_CHOICES)):
+            if value not in choices:
+                raise UserError("HET-U001", f"--{name} is '{value}'", fix=f"use one of {', '.join(choices)}")
