@@ -41,7 +41,6 @@ _KINDS = (
     ErrorKind("HET-C007", "phase not available for this model", ExitCode.USAGE),
     ErrorKind("HET-C008", "unreadable model file", ExitCode.USAGE),
     ErrorKind("HET-C009", "operator not supported", ExitCode.UNSUPPORTED),
-    ErrorKind("HET-N001", "a rewrite changed the numbers", ExitCode.INTERNAL),
     ErrorKind("HET-M001", "unknown device", ExitCode.USAGE),
     ErrorKind("HET-M002", "invalid device profile", ExitCode.USAGE),
     ErrorKind("HET-P001", "invalid placement", ExitCode.USAGE),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hetcc import emission, planning
+from hetcc.backends.gpu.tools import target_named
 from hetcc.capture.model import CapturedModel, CaptureRequest
 from hetcc.cost_model.device import load_device
 from hetcc.errors import InternalError, UserError
@@ -19,6 +20,7 @@ from hetcc.ir.subgraph import digest_of
 from hetcc.options import EMIT_CHOICES, CompileOptions
 from hetcc.passes.estimate import HOST, DeviceSet
 from hetcc.passes.phase import PlannedPhase
+from hetcc.passes.place import load_placer
 from hetcc.plan.bundle import PLAN_FILE, check_writable, write_bundle
 from hetcc.plan.plan import (
     CacheSpec,
@@ -61,10 +63,24 @@ def compile_model(options: CompileOptions, output: Path | None = None, *, force:
     """
     if output is not None:
         check_writable(output, replace=force)
+    check_choices(options)
     watch = Stopwatch(progress)
     with watch.stage("capture"):
         captured = _capture(options.request, progress)
     return compile_captured(captured, options, output, force=force, watch=watch)
+
+
+def check_choices(options: CompileOptions) -> None:
+    """Refuse before the capture, which may take minutes, what the flow would refuse after it.
+
+    Raises:
+        UserError: HET-M001 or HET-M002 for a device, HET-P004 for a partitioner, HET-G001 for a target.
+    """
+    device_set(options)
+    load_placer(options.choice.partitioner)
+    if options.emit != "never":
+        for target in options.emission.targets:
+            target_named(target)
 
 
 def _capture(request: CaptureRequest, progress: Callable[[str], None]) -> CapturedModel:

@@ -112,11 +112,16 @@ class _Grouping:
                 continue
             producers = self.producers(node)
             if node.operator_class is OperatorClass.VIEW:
-                self.join(producers[0], node.name)
+                self._follow_producer(node)
             elif node.operator_class in _FUSES:
                 for producer in producers:
                     if self._feeds_only(producer, node):
                         self.join(producer, node.name)
+
+    def _follow_producer(self, view: Node) -> None:
+        """A view goes where its producer is; a view of an input that is a result of the program stands alone."""
+        for producer in self.producers(view)[:1]:
+            self.join(producer, view.name)
 
     def _feeds_only(self, producer: str, node: Node) -> bool:
         root, own = self.find(producer), self.find(node.name)
@@ -148,7 +153,7 @@ class _Grouping:
                                          for user in self.graph.consumers_of(output) if user.name not in self.free}
             for node in members:
                 if node.operator_class is OperatorClass.VIEW:
-                    self.join(self.producers(node)[0], node.name)
+                    self._follow_producer(node)
 
     def ordered(self) -> tuple[NodeGroup, ...]:
         """Groups in topological order, each named after its most telling node."""

@@ -15,6 +15,7 @@ from hetcc.ir import Graph, Node, OperatorClass, Role, Stage
 from hetcc.ir.subgraph import weights_of
 from hetcc.passes.clusters import Clustering, NodeGroup
 from hetcc.passes.contract import ClusterFacts
+from hetcc.passes.schedule.regions import placed_readers
 from hetcc.passes.schedule.steps import travels_as_argument
 from hetcc.plan.placement import Cluster, Cost, Objective, PlacementProblem, Tensor
 
@@ -210,7 +211,8 @@ def cache_devices(graph: Graph, clustering: Clustering, device_of: Mapping[str, 
     found: dict[str, str] = {}
     for cache in graph.caches:
         writer = graph.producer.get(graph.update_of.get(cache, ""))
-        nodes = [writer] if writer is not None else list(graph.consumers_of(cache))
+        readers = placed_readers(graph, clustering, cache)
+        nodes = [writer] if writer is not None else [node for node in graph.nodes if node.name in readers]
         placed = [device_of[cluster_of[node.name]] for node in nodes if node.name in cluster_of]
         found[cache] = placed[0] if placed else HOST
     return found

@@ -41,11 +41,11 @@ _OTHERS = (
     "min scaled_dot_product_attention"
 )
 _ONNX = (
-    "Abs Add And ArgMax ArgMin Cast Ceil Clip Concat Cos CumSum Div Equal Erf Exp Expand Flatten Floor Gather "
-    "GatherElements Gelu Gemm Greater GreaterOrEqual Identity IndexCopy LayerNormalization LeakyRelu Less LessOrEqual "
-    "Log MatMul Max Min Mul Neg Not Or Pow Reciprocal ReduceMax ReduceMean ReduceMin ReduceSum Relu "
-    "Reshape Round ScatterElements ScatterND Sigmoid Sign Sin Slice Softmax Softplus Split Sqrt Squeeze Sub Sum Tanh "
-    "Tile TopK Transpose Unsqueeze Where"
+    "Abs Add And ArgMax ArgMin Attention Cast Ceil Clip Concat Cos CumSum Div Equal Erf Exp Expand Flatten Floor "
+    "Gather GatherElements Gelu Gemm Greater GreaterOrEqual Identity IndexCopy IsNaN LayerNormalization LeakyRelu "
+    "Less LessOrEqual Log MatMul Max Min Mul Neg Not Or Pow RMSNormalization Reciprocal ReduceMax ReduceMean "
+    "ReduceMin ReduceSum Relu Reshape Round ScatterElements ScatterND Sigmoid Sign Sin Slice Softmax Softplus "
+    "Split Sqrt Squeeze Sub Sum Swish Tanh Tile TopK Transpose Unsqueeze Where Xor"
 )
 ATEN_OPERATORS = frozenset(" ".join((_VIEWS, _ELEMENTWISE, _REDUCTIONS, _OTHERS)).split())
 ONNX_OPERATORS = frozenset(_ONNX.split())

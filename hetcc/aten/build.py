@@ -59,6 +59,10 @@ class AtenBuilder:
         return _node(name, "gather", "default", (data, indices), (Operand(0), axis, Operand(1)), output,
                      (output.type, output.type), provenance)
 
+    def copy(self, name: str, source: str, output: Value, provenance: Provenance) -> Node:
+        """``aten.clone``."""
+        return _node(name, "clone", "default", (source,), (Operand(0),), output, (), provenance)
+
     def concat(self, name: str, parts: tuple[str, ...], axis: int, output: Value, provenance: Provenance) -> Node:
         """``aten.cat``."""
         operands = tuple(Operand(position) for position in range(len(parts)))

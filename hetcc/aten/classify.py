@@ -82,6 +82,11 @@ def _transpose(call: Call) -> tuple[OperatorClass, Attributes]:
     return OperatorClass.VIEW, {"kind": "permute", "permutation": tuple(order)}
 
 
+def _matrix_transpose(call: Call) -> tuple[OperatorClass, Attributes]:
+    """``aten.t`` names no axes; it leaves anything below a matrix alone."""
+    return OperatorClass.VIEW, {"kind": "permute", "permutation": tuple(reversed(range(call.rank)))}
+
+
 def _slice(call: Call) -> tuple[OperatorClass, Attributes]:
     axis = call.axis(1, "dim", 0)
     extent = call.input_types[0].shape[axis]
@@ -206,6 +211,11 @@ def _concat(call: Call) -> tuple[OperatorClass, Attributes]:
     return OperatorClass.CONCAT, {"axis": call.axis(1, "dim", 0)}
 
 
+def _stack(call: Call) -> tuple[OperatorClass, Attributes]:
+    """The axis is one of the result, which no input has; so this is no concatenation."""
+    return OperatorClass.COPY, {"kind": "stack", "axis": call.axis(1, "dim", 0, rank=call.rank + 1)}
+
+
 def _cumulative(function: str) -> Classifier:
     return lambda call: (OperatorClass.CUMULATIVE, {"axis": call.axis(1), "function": function})
 
@@ -243,7 +253,7 @@ CLASSIFIERS: dict[str, Classifier] = {
     **{name: _reduction(function) for name, function in _REDUCTIONS.items()},
     **{name: _view(kind) for name, kind in _VIEWS.items()},
     **{name: _create(function) for name, function in _CREATES.items()},
-    "permute": _permute, "transpose": _transpose, "t": _transpose, "slice": _slice, "select": _select,
+    "permute": _permute, "transpose": _transpose, "t": _matrix_transpose, "slice": _slice, "select": _select,
     "split_with_sizes": _split, "split": _split, "unbind": _split,
     "_softmax": _softmax, "softmax": _softmax, "_safe_softmax": _softmax,
     "native_layer_norm": _layer_norm, "native_group_norm": _plain(OperatorClass.NORMALIZATION),
@@ -253,7 +263,7 @@ CLASSIFIERS: dict[str, Classifier] = {
     "embedding": _embedding, "index_select": _index_select, "gather": _gather, "index": _index,
     "index_put": _index_put, "index_copy": _index_copy, "scatter": _scatter, "slice_scatter": _slice_scatter,
     "select_scatter": _slice_scatter, "scatter_add": _plain(OperatorClass.SCATTER),
-    "topk": _topk, "sort": _sort, "cat": _concat, "stack": _concat, "cumsum": _cumulative("sum"),
+    "topk": _topk, "sort": _sort, "cat": _concat, "stack": _stack, "cumsum": _cumulative("sum"),
     "cumprod": _cumulative("prod"), "clone": _plain(OperatorClass.COPY), "repeat": _plain(OperatorClass.COPY),
     "convolution": _plain(OperatorClass.CONVOLUTION), "constant_pad_nd": _plain(OperatorClass.COPY),
     "lift_fresh_copy": _view("alias"),

@@ -1,11 +1,12 @@
-"""Tidying that only makes sense in the aten domain: fills that copy a shape, buffers filled slice by slice."""
+"""Tidying that only makes sense in the aten domain: fills that copy a shape, buffers filled slice by slice, results
+that nothing computes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
 from hetcc.aten.build import AtenBuilder
-from hetcc.ir import Graph, Node, Operand, live_nodes
+from hetcc.ir import Graph, Node, Operand, Provenance, Role, live_nodes
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,28 @@ _LIKE = {"zeros_like": 0, "ones_like": 1, "full_like": None}
 
 def tidy(graph: Graph) -> Graph:
     """Everything this module does to a freshly converted graph."""
-    return fold_slice_scatters(spell_out_fills(graph))
+    return copy_passed_through(fold_slice_scatters(spell_out_fills(graph)))
+
+
+def copy_passed_through(graph: Graph) -> Graph:
+    """Give every result a producer: an input, weight or cache that is returned, or kept in a cache, is copied.
+
+    Otherwise the result would be whatever the name stands for when the step is over, which for a cache is its new
+    contents. Outputs keep their order; a copied one is called ``NAME.copy``.
+    """
+    builder = AtenBuilder()
+    passed = dict.fromkeys(name for name in (*graph.outputs, *(update.value for update in graph.updates
+                                                               if update.value != update.cache))
+                           if name not in graph.producer)
+    if not passed:
+        return graph
+    copies = {name: replace(graph.values[name], name=f"{name}.copy", role=Role.ACTIVATION) for name in passed}
+    nodes = [builder.copy(copy.name, name, copy, Provenance()) for name, copy in copies.items()]
+    values = {**graph.values, **{copy.name: copy for copy in copies.values()}}
+    updates = tuple(replace(update, value=copies[update.value].name)
+                    if update.value in copies and update.value != update.cache else update for update in graph.updates)
+    outputs = tuple(copies[name].name if name in copies else name for name in graph.outputs)
+    return replace(graph, nodes=(*graph.nodes, *nodes), values=values, outputs=outputs, updates=updates)
 
 
 def spell_out_fills(graph: Graph) -> Graph:

@@ -51,10 +51,11 @@ def _capture_hugging_face(request: CaptureRequest, progress: Progress) -> Captur
     import transformers
 
     from hetcc.capture.source import resolve
-    from hetcc.capture.weights import BoundWeights, bind_weights
+    from hetcc.capture.weights import BoundWeights, bind_weights, check_weights
 
     progress("reading the configuration")
     source = resolve(request)
+    check_weights(request, source)
     phases = request.phases or ((Phase.DECODE,) if source.is_decoder else (Phase.ENCODE,))
     for phase in phases:
         if (phase is Phase.ENCODE) == source.is_decoder:

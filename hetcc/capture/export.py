@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from hetcc.aten.convert import InputNames, convert
@@ -53,7 +54,8 @@ def export_program(module: Any, arguments: tuple[Any, ...], keywords: dict[str, 
     import torch
 
     try:
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch warns about its own internals
             program = torch.export.export(module, arguments, kwargs=keywords, strict=False)
             return program.run_decompositions()
     except (RuntimeError, TypeError, ValueError, AttributeError, KeyError, AssertionError) as error:

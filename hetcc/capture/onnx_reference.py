@@ -1,4 +1,4 @@
-"""onnxruntime's own answers for an ``.onnx`` file: the file as it is, random inputs, caches carried from step to step."""
+"""onnxruntime's own answers for an ``.onnx`` file: the file as it is, random inputs, caches carried over the steps."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ import hashlib
 import importlib.util
 import json
 import sys
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -107,8 +108,10 @@ def _load_exported(file: Path) -> TorchProgram:
     import torch
 
     try:
+        if not zipfile.is_zipfile(file):
+            raise ValueError("it is no whole archive")
         exported = torch.export.load(str(file))
-    except (RuntimeError, ValueError, OSError, KeyError) as error:
+    except (RuntimeError, ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
         raise UserError("HET-C008", f"'{file.name}' is not an exported program: {str(error).splitlines()[0]}",
                         where=str(file), fix="write it with torch.export.save, with the torch version hetcc uses"
                         ) from error

@@ -74,11 +74,16 @@ def _local_directory(model: str) -> Path | None:
 
 
 def _load_config(model: str, directory: Path | None) -> Any:
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     if directory is not None:
-        return AutoConfig.from_pretrained(str(directory), local_files_only=True)
+        try:
+            return AutoConfig.from_pretrained(str(directory), local_files_only=True)
+        except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
+            raise UserError("HET-C008", f"config.json cannot be used: {_on_one_line(error)}", where=str(directory),
+                            fix="save the model again with save_pretrained") from error
     if model in CONFIG_MAPPING:
         return AutoConfig.for_model(model)
     if "/" in model:
@@ -124,6 +129,8 @@ def _compatible(present: Any, value: Any) -> bool:
 
 def _apply(config: Any, overrides: dict[str, Any], request: CaptureRequest) -> Any:
     """A configuration built anew, so that settings derived from others follow the overrides."""
+    from huggingface_hub.errors import StrictDataclassError
+
     if not overrides:
         return config
     settings = config.to_dict()
@@ -142,10 +149,15 @@ def _apply(config: Any, overrides: dict[str, Any], request: CaptureRequest) -> A
     derived = {key for key, value in settings.items() if key not in overrides and value == defaults.get(key)}
     try:
         return type(config)(**{key: value for key, value in settings.items() if key not in derived})
-    except (ValueError, TypeError, KeyError, IndexError, ZeroDivisionError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, ZeroDivisionError, StrictDataclassError) as error:
         given = ", ".join(f"{key}={text}" for key, text in request.overrides)
-        raise UserError("HET-C002", f"the configuration of {request.model} refuses these settings: {error}",
-                        where=f"--set {given}", fix="change the settings so that they fit each other") from error
+        raise UserError("HET-C002", f"the configuration of {request.model} refuses these settings: "
+                        f"{_on_one_line(error)}", where=f"--set {given}",
+                        fix="change the settings so that they fit each other") from error
+
+
+def _on_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _model_class(config: Any) -> tuple[Any, bool]:

@@ -26,6 +26,18 @@ class BoundWeights:
     constants: Mapping[str, numpy.ndarray] = field(default_factory=dict)
 
 
+def check_weights(request: CaptureRequest, source: HuggingFaceModel) -> None:
+    """Refuse before the capture, which may take minutes, what binding would refuse after it.
+
+    Raises:
+        UserError: HET-C005 no seed or no weight files, HET-C006 a quantised checkpoint.
+    """
+    if request.weights.startswith("random:"):
+        _seed_of(request)
+    elif request.weights:
+        _weight_files(_directory_of(request, source), source)
+
+
 def bind_weights(request: CaptureRequest, source: HuggingFaceModel, graphs: Iterable[Graph]) -> BoundWeights:
     """Find every weight the graphs read.
 
@@ -35,11 +47,24 @@ def bind_weights(request: CaptureRequest, source: HuggingFaceModel, graphs: Iter
     needed = {name: graph.type_of(name) for graph in graphs for name in weights_of(graph)}
     if request.weights.startswith("random:"):
         return _bind_random(request, source, needed)
+    return _bind_directory(_directory_of(request, source), source, needed)
+
+
+def _directory_of(request: CaptureRequest, source: HuggingFaceModel) -> Path:
     directory = source.directory if request.weights == "checkpoint" else Path(request.weights).expanduser()
     if directory is None:
         raise UserError("HET-C005", "the model was not named by a folder, so it has no checkpoint of its own",
                         fix="give --weights DIR or --weights random:SEED")
-    return _bind_directory(directory, source, needed)
+    return directory
+
+
+def _weight_files(directory: Path, source: HuggingFaceModel) -> list[Path]:
+    _refuse_quantised(directory, source)
+    files = sorted(directory.glob("*.safetensors"))
+    if not files:
+        raise UserError("HET-C005", f"there is no .safetensors file in '{directory}'",
+                        fix="convert the checkpoint with save_pretrained(safe_serialization=True)")
+    return files
 
 
 def _seed_of(request: CaptureRequest) -> int:
@@ -109,11 +134,7 @@ def read_header(file: Path) -> dict[str, Any]:
 
 
 def _bind_directory(directory: Path, source: HuggingFaceModel, needed: Mapping[str, Any]) -> BoundWeights:
-    _refuse_quantised(directory, source)
-    files = sorted(directory.glob("*.safetensors"))
-    if not files:
-        raise UserError("HET-C005", f"there is no .safetensors file in '{directory}'",
-                        fix="convert the checkpoint with save_pretrained(safe_serialization=True)")
+    files = _weight_files(directory, source)
     located = {tensor: (file, entry) for file in files for tensor, entry in read_header(file).items()}
     base_prefix = f"{getattr(source.model_class, 'base_model_prefix', '')}."
     ties = _tied_names(source)

@@ -19,7 +19,6 @@ from hetcc.cli.output import print_json
 from hetcc.errors import ExitCode, HetccError, InternalError, UserError
 
 INTERRUPTED = 130
-PIPE_CLOSED = 141
 COMMANDS = (compile_command, run_commands, explain_command, export_command, machine_commands, demo_command)
 _EXAMPLES = """[bold]Begin with[/bold]
 
@@ -60,16 +59,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         code = _invoke(words)
-        sys.stdout.flush()
     except HetccError as error:
         return _fail(error, as_json="--json" in words)
-    except (KeyboardInterrupt, typer.Abort):
+    if code == INTERRUPTED:
         print("interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read the output has seen enough. The interpreter flushes stdout once more when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return PIPE_CLOSED
     return code
 
 
@@ -82,8 +75,10 @@ def _invoke(words: list[str]) -> int:
                 # What torch and transformers warn their own callers of says nothing to the person at the terminal.
                 warnings.simplefilter("ignore")
             result: Any = app(words, standalone_mode=False)
-    except (HetccError, typer.Abort, BrokenPipeError):
+    except HetccError:
         raise
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
     except ClickException as error:
         command = f"hetcc {words[0]}" if words and words[0] in _names(app) else "hetcc"
         raise UserError("HET-U001", error.format_message().rstrip("."), fix=f"{command} --help") from error

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from hetcc.cli.explain_command import main_phase_of
-from hetcc.cli.output import tell
+from hetcc.cli.output import print_result, tell
 from hetcc.errors import UserError
 
 _EXAMPLES = """[bold]Examples[/bold]
@@ -39,7 +39,7 @@ def export(
     """Write the priced graph with its placement, or the schema of plan.json."""
     text = _schema_text() if form == "schema" else _graph_text(bundle, form, phase)
     if output is None:
-        print(text, end="")
+        print_result(text.rstrip("\n"))
         return
     try:
         output.write_text(text, encoding="utf-8")

@@ -4,22 +4,46 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
+import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import typer
+
+PIPE_CLOSED = 141
+"""Exit code of a program whose reader has gone (128 and the number of SIGPIPE)."""
 Progress = Callable[[str], None]
 _WARNING = "warning:"
 
 
 def print_json(document: Any) -> None:
-    """A document on stdout, the only thing there when ``--json`` is given."""
-    print(json.dumps(document, indent=1, allow_nan=False, default=str))
+    """A document on stdout, the only thing there when ``--json`` is given; numbers that are not finite become null."""
+    print_result(json.dumps(_finite(document), indent=1, allow_nan=False, default=str))
+
+
+def _finite(part: Any) -> Any:
+    """The document with null for every number JSON cannot spell."""
+    if isinstance(part, float):
+        return part if math.isfinite(part) else None
+    if isinstance(part, Mapping):
+        return {key: _finite(value) for key, value in part.items()}
+    return [_finite(value) for value in part] if isinstance(part, list | tuple) else part
 
 
 def print_result(text: str) -> None:
-    """The main result, on stdout."""
-    print(text)
+    """The main result, on stdout.
+
+    Raises:
+        Exit: whoever read the output has closed it, which is no error.
+    """
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # The interpreter flushes stdout once more when it ends, and must find it open.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(PIPE_CLOSED) from None
 
 
 def tell(text: str) -> None:

@@ -182,7 +182,7 @@ def check_tokens(generated: Sequence[int], reference: Sequence[int] | None, docu
         return
     first = next(index for index, pair in enumerate(zip(generated, reference, strict=True)) if pair[0] != pair[1])
     error = UserError("HET-R001", f"token {first + 1} of {len(reference)} is {generated[first]}, Hugging Face "
-                      f"generates {reference[first]}", fix="`hetcc run BUNDLE --verify` shows how far off the numbers are")
+                      f"generates {reference[first]}", fix="`hetcc run BUNDLE --verify` shows how far off it is")
     error.details.update(document)
     raise error
 

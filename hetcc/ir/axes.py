@@ -147,7 +147,8 @@ def _concat(graph: Graph, node: Node, axis: int) -> list[ValueAxis]:
 def _copy(graph: Graph, node: Node, axis: int) -> list[ValueAxis]:
     shape = graph.type_of(node.outputs[0]).shape
     if node.attribute("kind") == "slice_scatter":
-        return [] if axis == node.attribute("axis") else [ValueAxis(name, axis) for name in node.inputs]
+        whole = [name for name in node.inputs if len(graph.type_of(name).shape) == len(shape)]
+        return [] if axis == node.attribute("axis") else [ValueAxis(name, axis) for name in whole]
     return [ValueAxis(node.inputs[0], axis)] if graph.type_of(node.inputs[0]).shape == shape else []
 
 

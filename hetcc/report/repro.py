@@ -65,6 +65,7 @@ def compile_command(options: CompileOptions) -> list[str]:
               "--energy-weight", str(options.choice.objective.energy_weight)]
     for target in options.emission.targets:
         words += ["--target", target]
+    words += ["--on-unsupported", options.emission.on_unsupported]
     if not options.emission.verilog:
         words += ["--no-verilog"]
     if options.ignore_capacity:

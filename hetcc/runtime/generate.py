@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy
 
 from hetcc.errors import UserError
+from hetcc.plan.plan import PhasePlan
 from hetcc.runtime.session import Session
 from hetcc.stopwatch import silent
 
@@ -19,7 +20,8 @@ def generate_greedy(session: Session, ids: Sequence[int], tokens: int,
     the prompt goes through the decode program one token at a time, so every prompt length is exact and none is padded.
 
     Raises:
-        UserError: HET-B005 without a decode phase or with a batch, HET-R002 when the cache is too short.
+        UserError: HET-B005 without a decode phase, with a batch or with other inputs than tokens, HET-R002 when the
+            cache is too short.
     """
     decode = session.plan.phase("decode")
     prefill = next((phase for phase in session.plan.phases if phase.phase == "prefill"), None)
@@ -32,7 +34,7 @@ def generate_greedy(session: Session, ids: Sequence[int], tokens: int,
         raise UserError("HET-R002", f"{len(ids)} prompt tokens and {tokens} new ones need more than the "
                         f"{decode.context} entries of the cache", fix="compile with a larger --context")
     session.reset()
-    vocabulary = next(spec.shape[-1] for spec in decode.outputs if spec.name == "logits")
+    vocabulary = _vocabulary_of(decode)
     if any(not 0 <= token < vocabulary for token in ids):
         raise UserError("HET-R002", f"a token id is not between 0 and {vocabulary - 1}")
     rest = list(ids)
@@ -47,6 +49,17 @@ def generate_greedy(session: Session, ids: Sequence[int], tokens: int,
         progress(f"generate: token {len(generated) + 1} of {tokens}")
         generated.append(_step(session, "decode", [generated[-1]]))
     return generated[:tokens]
+
+
+def _vocabulary_of(phase: PhasePlan) -> int:
+    """Number of tokens the phase chooses from."""
+    inputs = [spec.name for spec in phase.inputs]
+    ranked = next((spec for spec in phase.outputs if spec.name == "logits"), None)
+    if inputs != ["input_ids"] or ranked is None:
+        raise UserError("HET-B005", "generation feeds 'input_ids' alone and reads 'logits'; this program takes "
+                        f"{', '.join(inputs)} and gives {', '.join(spec.name for spec in phase.outputs)}",
+                        fix="run single steps instead: `hetcc run BUNDLE`")
+    return ranked.shape[-1]
 
 
 def _step(session: Session, phase: str, ids: Sequence[int]) -> int:

@@ -9,6 +9,8 @@ from hetcc.ir import Graph, Node, Operand, OperatorClass, live_nodes
 
 _IDENTITY_VIEWS = frozenset({"alias", "expand", "reshape", "unsqueeze", "squeeze"})
 _NEUTRAL = {"mul": 1.0, "div": 1.0, "add": 0.0, "sub": 0.0}
+_REVERSED = frozenset({"rsub"})
+"""Operators of these functions that take their operands the other way round: ``rsub(x, 0)`` is ``-x``."""
 _KEPT_APART = frozenset({OperatorClass.OPAQUE, OperatorClass.CACHE_UPDATE})
 
 
@@ -73,6 +75,8 @@ def _is_neutral(node: Node) -> bool:
     """``x * 1``, ``x + 0`` and the like, with the number written in the node."""
     neutral = _NEUTRAL.get(str(node.attribute("function")))
     if neutral is None or len(node.inputs) != 1 or len(node.arguments) != 2 or node.keywords:
+        return False
+    if node.operator.name in _REVERSED:
         return False
     first, second = node.arguments
     return (isinstance(first, Operand) and isinstance(second, (int, float)) and not isinstance(second, bool)

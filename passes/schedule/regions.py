@@ -35,12 +35,13 @@ def build_regions(
 ) -> tuple[tuple[RegionProgram, ...], Commits]:
     """The program of every region, in launch order, and the cache updates that must wait."""
     nodes_of = {group.name: group.nodes for group in clustering.groups}
-    region_of_node = {node.name: region.name for region in placement.regions for cluster in region.clusters
+    region_of_node = {node.name: region for region in placement.regions for cluster in region.clusters
                       for node in nodes_of[cluster]}
-    deferred = _deferred_updates(graph, clustering, region_of_node)
+    deferred = _deferred_updates(graph, clustering, {node: region.name for node, region in region_of_node.items()})
     staged = replace(graph, updates=tuple(update for update in graph.updates if update.cache not in deferred),
                      outputs=(*graph.outputs, *(value for value in deferred.values() if value not in graph.outputs)))
-    cut = _Cutter(staged, clustering, frozenset(deferred))
+    device_of_node = {node: region.device for node, region in region_of_node.items()}
+    cut = _Cutter(staged, clustering, frozenset(deferred) | _lent_caches(graph, clustering, device_of_node))
     programs = []
     for region in placement.regions:
         placed = [node for cluster in region.clusters for node in nodes_of[cluster]]
@@ -58,14 +59,22 @@ def _deferred_updates(graph: Graph, clustering: Clustering, region_of_node: Mapp
             if update.value != update.cache:
                 found[update.cache] = update.value
             continue
-        readers = _placed_readers(graph, clustering, update.cache)
+        readers = placed_readers(graph, clustering, update.cache)
         regions = {region_of_node[reader] for reader in readers} | {region_of_node[writer.name]}
         if len(regions) > 1:
             found[update.cache] = update.value
     return found
 
 
-def _placed_readers(graph: Graph, clustering: Clustering, value: str) -> set[str]:
+def _lent_caches(graph: Graph, clustering: Clustering, device_of_node: Mapping[str, str]) -> frozenset[str]:
+    """Caches that nothing updates and that several devices read: one holds them, the others are sent a copy."""
+    updated = {update.cache for update in graph.updates if update.value != update.cache}
+    return frozenset(
+        cache for cache in graph.caches if cache not in updated
+        and len({device_of_node[reader] for reader in placed_readers(graph, clustering, cache)}) > 1)
+
+
+def placed_readers(graph: Graph, clustering: Clustering, value: str) -> set[str]:
     """Names of the placed nodes that read ``value``, directly or through free views of it."""
     found: set[str] = set()
     stack = [value]
@@ -81,10 +90,10 @@ def _placed_readers(graph: Graph, clustering: Clustering, value: str) -> set[str
 class _Cutter:
     """Cuts programs out of a graph, with the free nodes each one needs."""
 
-    def __init__(self, graph: Graph, clustering: Clustering, deferred: frozenset[str]) -> None:
+    def __init__(self, graph: Graph, clustering: Clustering, as_inputs: frozenset[str]) -> None:
         self.graph = graph
         self.free_of = {output: node for node in clustering.free.values() for output in node.outputs}
-        self.deferred = deferred
+        self.as_inputs = as_inputs
 
     def program(self, name: str, placed: list[Node]) -> Graph:
         names = {node.name for node in placed}
@@ -97,12 +106,12 @@ class _Cutter:
         program = extract(self.graph, names, name)
         free_outputs = {output for node in self.free_of.values() if node.name in names for output in node.outputs}
         outputs = tuple(value for value in program.outputs if value not in free_outputs)
-        return _read_deferred_as_inputs(replace(program, outputs=outputs), self.deferred)
+        return _read_as_inputs(replace(program, outputs=outputs), self.as_inputs)
 
 
-def _read_deferred_as_inputs(program: Graph, deferred: frozenset[str]) -> Graph:
-    """A cache that is only read, and replaced after the step, is an input like any other."""
-    chosen = [name for name in program.caches if name in deferred]
+def _read_as_inputs(program: Graph, caches: frozenset[str]) -> Graph:
+    """A cache that is only read during the step is an input like any other."""
+    chosen = [name for name in program.caches if name in caches]
     if not chosen:
         return program
     values = {name: replace(value, role=Role.INPUT) if name in chosen else value

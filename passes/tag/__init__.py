@@ -32,4 +32,4 @@ class TagMemoryPipeline:
             trace = trace_back(graph, ValueAxis(node.inputs[0], node.integer("axis")))
             if trace.memory:
                 tag_attention(board, node, trace)
-        return TaggedGraph(graph, board.tags)
+        return TaggedGraph(graph, {node.name: board.tags[node.name] for node in graph.nodes if board.has(node)})

@@ -151,8 +151,9 @@ def _tag_preparation(board: TagBoard, updates: Iterable[Node], pipeline: str) ->
     layer = graph.node_by_name[pipeline].provenance.layer
     for update in updates:
         board.put(update, Stage.PREPARE, pipeline, f"writes the memory {update.operand('data')}")
-    members = {name for name, tag in board.tags.items() if tag.pipeline == pipeline and tag.stage is not Stage.APPLY}
-    pending = [graph.node_by_name[name] for name in members
+    own = [name for name, tag in board.tags.items() if tag.pipeline == pipeline and tag.stage is not Stage.APPLY]
+    members = set(own)
+    pending = [graph.node_by_name[name] for name in own
                if board.tags[name].stage in (Stage.PREPARE, Stage.RELEVANCY)]
     while pending:
         node = pending.pop()

@@ -34,7 +34,8 @@ def onnx_calls() -> list[Call]:
         *((name, [x], {}) for name in unary), *((name, [positive], {}) for name in ("Log", "Sqrt")),
         *((name, [x, positive], {}) for name in ("Add", "Sub", "Mul", "Div", "Max", "Min", "Sum")),
         *((name, [x.round(), positive.round()], {}) for name in compared),
-        *((name, [p, q], {}) for name in ("And", "Or")), ("Not", [p], {}), ("Pow", [positive, x], {}),
+        *((name, [p, q], {}) for name in ("And", "Or", "Xor")),
+        ("IsNaN", [numpy.where(q, x, numpy.float32("nan"))], {}), ("Not", [p], {}), ("Pow", [positive, x], {}),
         ("Where", [p, x, positive], {}), ("Clip", [x, fixed(numpy.float32(-0.5)), fixed(numpy.float32(0.5))], {}),
         ("Cast", [x], {"to": 7}), ("Gelu", [x], {}), ("Softmax", [x], {"axis": -1}), ("LogSoftmax", [x], {"axis": 0}),
         ("LayerNormalization", [x, floats(4), floats(4)], {"axis": -1}),
@@ -57,12 +58,25 @@ def onnx_calls() -> list[Call]:
     ]
 
 
-def save_program(path: Path) -> dict[str, numpy.ndarray]:
-    """Writes the program; the arrays of its inputs."""
+def newer_calls() -> list[Call]:
+    """Operators that came with version 23 or 24."""
+    random = numpy.random.default_rng(1)
+
+    def floats(*shape: int) -> numpy.ndarray:
+        return random.standard_normal(shape).astype(numpy.float32)
+
+    keys = floats(1, 2, 5, 4)
+    return [("RMSNormalization", [floats(3, 4), floats(4)], {"axis": -1}), ("Swish", [floats(3, 4)], {}),
+            ("Attention", [floats(1, 4, 3, 4), keys, floats(1, 2, 5, 4)], {}),
+            ("Attention", [floats(1, 2, 3, 4), keys, keys, floats(3, 5)], {"scale": 0.25})]
+
+
+def save_program(path: Path, calls: list[Call] | None = None, version: int = 20) -> dict[str, numpy.ndarray]:
+    """Writes the program of ``calls`` (by default :func:`onnx_calls`); the arrays of its inputs."""
     import onnx
 
     nodes, literals, inputs, arrays, outputs = [], [], [], {}, []
-    for position, (operator, operands, attributes) in enumerate(onnx_calls()):
+    for position, (operator, operands, attributes) in enumerate(calls or onnx_calls()):
         names = []
         for operand in operands:
             name = f"in{position}.{len(names)}"
@@ -79,7 +93,7 @@ def save_program(path: Path) -> dict[str, numpy.ndarray]:
         outputs.extend(results)
     untyped = [onnx.ValueInfoProto(name=name) for name in outputs]
     graph = onnx.helper.make_graph(nodes, "calls", inputs, untyped, literals)
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", version)], ir_version=10)
     inferred = onnx.shape_inference.infer_shapes(model)
     types = {value.name: value for value in (*inferred.graph.value_info, *inferred.graph.output)}
     del model.graph.output[:]

@@ -97,13 +97,17 @@ def test_the_table_is_what_was_tested() -> None:
     assert {call[0].partition(".")[0] for call in calls} == ATEN_OPERATORS
 
 
-def test_every_onnx_operator_of_the_table(tmp_path: Path) -> None:
+@pytest.mark.parametrize("newer", [False, True], ids=["version-20", "version-24"])
+def test_every_onnx_operator_of_the_table(tmp_path: Path, newer: bool) -> None:
     pytest.importorskip("onnxruntime")
     from hetcc.onnx.load import load_graph
 
-    arguments = onnx_calls.save_program(tmp_path / "calls.onnx")
+    calls, version = (onnx_calls.newer_calls(), 24) if newer else (onnx_calls.onnx_calls(), 20)
+    arguments = onnx_calls.save_program(tmp_path / "calls.onnx", calls, version)
     region = load_graph(tmp_path / "calls.onnx").graph
-    assert {node.operator.name for node in region.nodes} == ONNX_OPERATORS - {"IndexCopy"}
+    added = {call[0] for call in onnx_calls.newer_calls()}
+    expected = added if newer else ONNX_OPERATORS - added - {"IndexCopy"}
+    assert {node.operator.name for node in region.nodes} == expected
     assert all(isinstance(GpuSupport().verdict(region, node), Supported) for node in region.nodes)
     assert_same(run_on_gpu(region, arguments, tmp_path), load_host_program(region).run(arguments))
 

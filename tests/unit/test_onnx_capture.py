@@ -26,7 +26,7 @@ from tests.unit.onnx_models import corpus_module, text_model
 
 DECODER = """(int64[batch, 1] ids, int64[1] position, int64[batch, context] attention_mask,
               float[batch, context, 4] memory_cache) => (float[batch, 1, context] out, float[batch, context, 4] present)
-    <float[6, 4] table = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23},
+    <float[6, 4] table = {1, 1, 1, 1, 1, 0.5, 1, 1, 0.5, 1, 1, 1, 1, 1, 0.5, 1, 1, 1, 1, 0.5, 1, 0.5, 0.5, 1},
      int64[1] one = {1}, int64[2] shape = {1, 1}, float hidden = {-1000.0}, float zero = {0.0}> {
         row = Gather(table, ids)
         place = Unsqueeze(position, one)
@@ -100,7 +100,7 @@ def test_phase_and_tokens(tmp_path: Path) -> None:
 
 
 def test_names_inside_expressions_are_sizes(tmp_path: Path) -> None:
-    path = text_model(tmp_path / "grown.onnx", "(float[past_len] x, float[total] y) => (float[total] z) { z = Relu(y) }")
+    path = text_model(tmp_path / "grown.onnx", "(float[past_len] x, float[other] y) => (float[o] z) { z = Relu(y) }")
     model = onnx.load(path)
     model.graph.input[1].type.tensor_type.shape.dim[0].dim_param = "past_len + fresh_tokens"
     onnx.save(model, path)
@@ -158,20 +158,18 @@ def test_steps_continue_each_other(decoder: str) -> None:
     steps = [inputs.step(position) for position in range(2)]
     assert [int(step["position"][0]) for step in steps] == [3, 4]
     assert [step["attention_mask"].tolist() for step in steps] == [[[1] * 4 + [0] * 4], [[1] * 5 + [0] * 3]]
-    assert all(0 <= step["ids"].min() and step["ids"].max() < 6 for step in steps)
+    assert all(step["ids"].min() >= 0 and step["ids"].max() < 6 for step in steps)
 
 
 def test_the_reference_carries_the_caches(decoder: str) -> None:
     request = CaptureRequest(decoder, context=8)
     run = OnnxReference(request).run(Phase.DECODE, 5, 3, 2)
     assert set(run.caches) == {"memory_cache"}
-    sized = onnx.load(decoder)
     first = run_reference(Path(decoder), {**run.steps[0].inputs, **run.caches})
     second = run_reference(Path(decoder), {**run.steps[1].inputs, "memory_cache": first["memory_cache_out"]})
-    assert sized.graph.output[0].name == "out"
+    forgetful = run_reference(Path(decoder), {**run.steps[1].inputs, **run.caches})
     numpy.testing.assert_array_equal(run.steps[1].outputs["out"], second["out"])
-    assert numpy.abs(run.steps[1].outputs["out"] - run_reference(
-        Path(decoder), {**run.steps[1].inputs, **run.caches})["out"]).max() > 0
+    assert numpy.abs(run.steps[1].outputs["out"] - forgetful["out"]).max() > 1e-3
 
 
 def test_the_reference_records_what_was_selected(tmp_path: Path) -> None:

@@ -23,9 +23,14 @@ SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))[
 PACKAGES: list[str] = SETTINGS["packages"]
 PACKAGE_DIR: dict[str, str] = SETTINGS["package-dir"]
 
-INSTALLED_COMMAND = ("hetcc", "--help")
+INSTALLED_COMMAND = (
+    "hetcc", "compile", "llama", "--set", "num_hidden_layers=1", "--set", "hidden_size=32",
+    "--set", "intermediate_size=48", "--set", "num_attention_heads=2", "--set", "num_key_value_heads=2",
+    "--set", "vocab_size=64", "--context", "16", "--output", "plan")
 """What is run with the installed wheel, in an empty folder."""
-INSTALLED_COMMAND_MAKES: tuple[str, ...] = ()
+INSTALLED_COMMAND_MAKES: tuple[str, ...] = (
+    "plan/plan.json", "plan/manifest.json", "plan/repro.sh", "plan/graphs/decode.json",
+    "plan/reports/decode.explain.json")
 """Files that the command must leave in that folder."""
 
 PROBE = """
