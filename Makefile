@@ -3,9 +3,11 @@
 
 PYTHON ?= python3
 # CPU wheels of PyTorch, used when they can be reached; PyPI's wheel for Linux brings 2.5 GB of CUDA that hetcc never
-# needs. `make TORCH_INDEX= demo` asks PyPI (or whatever pip is configured with) alone.
+# needs. `make TORCH_INDEX= demo` asks PyPI (or whatever pip is configured with) alone; so does a pip that was given a
+# folder of wheels (find-links).
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
-PYTEST_ARGS ?=
+# Two processes: the tests compile GPU code, which has both cores of a small machine to itself anyway.
+PYTEST_ARGS ?= -n 2 --dist loadgroup
 
 BIN := .venv/bin
 STAMP := .venv/.hetcc-installed
@@ -61,7 +63,7 @@ $(STAMP): pyproject.toml
 	@echo '[3/3] hetcc and what it stands on: PyTorch, transformers, OR-tools, IREE, torch-mlir, Amaranth, Yosys.'
 	@echo '      First time: about 0.7 GB of wheels to download and 2.6 GB on disk with the CPU wheel of PyTorch.'
 	@index=''; \
-	if [ -n '$(TORCH_INDEX)' ]; then \
+	if [ -n '$(TORCH_INDEX)' ] && [ -z "$$PIP_FIND_LINKS$$($(BIN)/python -m pip config get global.find-links 2>/dev/null)" ]; then \
 	    if $(BIN)/python -c 'import sys, urllib.request; urllib.request.urlopen(sys.argv[1] + "/torch/", timeout=5)' \
 	        '$(TORCH_INDEX)' 2>/dev/null; \
 	    then index='--extra-index-url=$(TORCH_INDEX)'; \

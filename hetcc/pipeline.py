@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import resource
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from hetcc.plan.plan import (
 )
 from hetcc.plan.tensors import tensors_to_bytes
 from hetcc.registry import SUPPORTS, load
+from hetcc.reopen import Reopened, bundle_named, reopen
 from hetcc.report.explain import explanation_to_bytes
 from hetcc.report.summary import compile_summary
 from hetcc.stopwatch import Stopwatch, silent
@@ -65,6 +66,11 @@ def compile_model(options: CompileOptions, output: Path | None = None, *, force:
         check_writable(output, replace=force)
     check_choices(options)
     watch = Stopwatch(progress)
+    bundle = bundle_named(options.request.model)
+    if bundle is not None:
+        again = reopen(bundle, options.request)
+        options = replace(options, request=again.captured.request)
+        return compile_captured(again.captured, options, output, force=force, watch=watch, again=again)
     with watch.stage("capture"):
         captured = _capture(options.request, progress)
     return compile_captured(captured, options, output, force=force, watch=watch)
@@ -90,11 +96,15 @@ def _capture(request: CaptureRequest, progress: Callable[[str], None]) -> Captur
 
 
 def compile_captured(captured: CapturedModel, options: CompileOptions, output: Path | None, *, force: bool,
-                     watch: Stopwatch) -> Compiled:
-    """The flow after capture."""
+                     watch: Stopwatch, again: Reopened | None = None) -> Compiled:
+    """The flow after capture; ``again`` holds graphs that are tagged already."""
     devices = device_set(options)
-    phases = tuple(planning.plan_phase(name, graph, captured.request, devices, options.choice, watch)
-                   for name, graph in captured.graphs.items())
+    if again is None:
+        phases = tuple(planning.plan_phase(name, graph, captured.request, devices, options.choice, watch)
+                       for name, graph in captured.graphs.items())
+    else:
+        phases = tuple(planning.plan_tagged(name, tagged, again.rewrites[name], captured.request, devices,
+                                            options.choice, watch) for name, tagged in again.tagged.items())
     misfits = _misfits(phases, devices)
     if misfits and not options.ignore_capacity:
         summary = compile_summary(phases, devices, fits=False, watch=watch, bundle=None, peak_rss_bytes=_peak_rss())

@@ -41,7 +41,17 @@ def plan_phase(name: str, graph: Graph, request: CaptureRequest, devices: Device
         graph, rewrites = normalize(graph)
     with watch.stage("tag"):
         tagged = TagMemoryPipeline().run(graph)
-        tagged, observed = _observe_selections(tagged)
+    return plan_tagged(name, tagged, rewrites, request, devices, choice, watch)
+
+
+def plan_tagged(name: str, tagged: TaggedGraph, rewrites: tuple[Rewrite, ...], request: CaptureRequest,
+                devices: DeviceSet, choice: PlacementChoice, watch: Stopwatch) -> PlannedPhase:
+    """The second half of :func:`plan_phase`: price, place and schedule a tagged graph. Needs no torch.
+
+    Raises:
+        UserError: HET-P001 to HET-P005 for impossible placements.
+    """
+    tagged, observed = _observe_selections(tagged)
     with watch.stage("form regions"):
         clustering = form_clusters(tagged)
     with watch.stage("estimate"):

@@ -16,6 +16,7 @@ from hetcc.cli.compile_command import shown_path
 from hetcc.cli.output import Progress, print_result, progress_shown
 from hetcc.cli.run_commands import check_tokens, verify_phases
 from hetcc.options import CompileOptions, EmissionOptions, PlacementChoice
+from hetcc.plan.bundle import check_writable
 
 if TYPE_CHECKING:
     from hetcc.api import Bundle
@@ -60,6 +61,8 @@ def demo(
 ) -> None:
     """Compile a small DeepSeek-V3.2 twice, run both plans on emulated devices, compare them with Hugging Face."""
     with _folder(output) as folder:
+        for name, _ in _plans():
+            check_writable(_target(folder, name), replace=force)
         captured = _show_model()
         made = [_compile(captured, plan, folder, force) for plan in _plans()]
         for plan in made:
@@ -80,6 +83,10 @@ def _folder(output: Path | None) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="hetcc-demo-") as folder:
         yield Path(folder)
+
+
+def _target(folder: Path, name: str) -> Path:
+    return folder / f"plan-{name}"
 
 
 def _plans() -> tuple[tuple[str, CompileOptions], ...]:
@@ -105,7 +112,7 @@ def _compile(captured: CapturedModel, plan: tuple[str, CompileOptions], folder: 
     from hetcc.stopwatch import Stopwatch
 
     name, options = plan
-    target = folder / f"plan-{name}"
+    target = _target(folder, name)
     with progress_shown() as progress:
         def prefixed(message: str) -> None:
             progress(f"plan ({name}), {message}")

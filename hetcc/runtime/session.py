@@ -38,17 +38,21 @@ class Session:
         files: the opened bundle.
         plan: its plan.
         progress: told what is being loaded.
+        devices: by name, what runs the plan in place of the emulated devices. Devices that need no generated code
+            (``HostDevice``) also run a bundle that holds none, which checks the plan without any code generator.
 
     Raises:
         UserError: HET-B005, a planning-only bundle; HET-C005, weights are missing.
     """
 
-    def __init__(self, files: BundleFiles, plan: Plan, progress: Callable[[str], None] = silent) -> None:
-        if not plan.is_executable:
+    def __init__(self, files: BundleFiles, plan: Plan, progress: Callable[[str], None] = silent,
+                 devices: Mapping[str, RuntimeDevice] | None = None) -> None:
+        if not plan.is_executable and devices is None:
             raise UserError("HET-B005", "the bundle holds a plan but no code", where=str(files.folder),
                             fix="compile with --weights DIR or --weights random:SEED")
         self.plan = plan
-        self.devices: dict[str, RuntimeDevice] = {"gpu": EmulatedGpu(), "fpga": EmulatedFpga(), "host": HostDevice()}
+        self.devices: Mapping[str, RuntimeDevice] = devices or {
+            "gpu": EmulatedGpu(), "fpga": EmulatedFpga(), "host": HostDevice()}
         self.cache_device: dict[str, str] = {}
         self.phases: dict[str, _LoadedPhase] = {}
         self._weights = WeightFiles(files)

@@ -13,7 +13,7 @@ import hetcc
 from corpus.tiny import tiny
 from hetcc.capture.model import Phase
 from hetcc.options import CompileOptions, EmissionOptions, PlacementChoice
-options = CompileOptions(tiny("deepseek_v32", Phase.DECODE, num_hidden_layers=2, mlp_layer_types='["dense", "sparse"]'),
+options = CompileOptions(tiny("deepseek_v32", Phase.DECODE, num_hidden_layers=1),
                          choice=PlacementChoice(forced=(("relevancy", "fpga"), ("retrieval", "fpga"))),
                          emission=EmissionOptions(("gfx90a",), verilog=False))
 hetcc.compile(options, sys.argv[1])

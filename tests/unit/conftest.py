@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,28 +13,36 @@ from hetcc.capture.model import CapturedModel, CaptureRequest
 
 from corpus.command_line import TINY_LLAMA, TINY_SPARSE, CommandResult, hetcc, settings
 
+_CAPTURED: dict[CaptureRequest, CapturedModel] = {}
 
-@pytest.fixture(scope="session")
-def captured_once() -> Iterator[None]:
-    """Equal requests give equal graphs (tests/null proves it), so compiles of one model share its capture."""
-    seen: dict[CaptureRequest, CapturedModel] = {}
 
+@contextlib.contextmanager
+def captures_shared() -> Iterator[None]:
+    """Equal requests give equal graphs (tests/null proves it), so compiles of one model may share its capture."""
     def remembering(request: CaptureRequest, progress: Callable[[str], None]) -> CapturedModel:
-        if request not in seen:
-            seen[request] = capture.capture(request, progress)
-        return seen[request]
+        if request not in _CAPTURED:
+            _CAPTURED[request] = capture.capture(request, progress)
+        return _CAPTURED[request]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "_capture", remembering)
         yield
 
 
+@pytest.fixture
+def captured_once() -> Iterator[None]:
+    """Share captures during a test."""
+    with captures_shared():
+        yield
+
+
 @pytest.fixture(scope="session")
-def plan_bundle(captured_once: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CommandResult]:
+def plan_bundle(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CommandResult]:
     """A planning-only bundle with selections, relevancy and retrieval on the FPGA, and what its compile printed."""
     folder = tmp_path_factory.mktemp("plans") / "plan"
-    done = hetcc("compile", "deepseek_v32", *settings(TINY_SPARSE), "--context", 64, "--place", "relevancy=fpga",
-                 "--place", "retrieval=fpga", "--json", "-o", folder)
+    with captures_shared():
+        done = hetcc("compile", "deepseek_v32", *settings(TINY_SPARSE), "--context", 64, "--place", "relevancy=fpga",
+                     "--place", "retrieval=fpga", "--json", "-o", folder)
     assert done.code == 0, done.err
     return folder, done
 

@@ -28,7 +28,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("aten", "capture", "cost_model", "onnx", "plan", "workloads"),
     ("backends", "options", "passes"),
     ("report", "runtime", "simulate"),
-    ("bench", "emission", "pipeline", "planning", "registry"),
+    ("bench", "emission", "pipeline", "planning", "registry", "reopen"),
     ("api",),
     ("cli", "demo", "__main__", ""),
 )

@@ -49,7 +49,8 @@ def record(device: str, nodes: list[str], stage: str | None = None, **prices: fl
     refused = {name: {"node": nodes[0], "rule": "no such stage"} for name in ("fpga", "gpu") if name not in prices}
     return {"device": device, "region": f"r0_{device}", "nodes": nodes, "stage": stage, "pipeline": None,
             "evidence": [], "layer": "", "work": {"flops": 10, "bytes_read": 3, "bytes_written": 1},
-            "rejections": refused, "cut": [], "alternatives": {}, "prices": {name: price(time_s) for name, time_s in prices.items()},
+            "rejections": refused, "cut": [], "alternatives": {},
+            "prices": {name: price(time_s) for name, time_s in prices.items()},
             "intensity_flops_per_byte": 2.5}
 
 
