@@ -42,7 +42,7 @@ def add_to(app: typer.Typer) -> None:
 def run(
     bundle: BundleFolder,
     phase: Annotated[list[str] | None, typer.Option("--phase", help="Phase to run; repeatable. Default: all.")] = None,
-    verify: Annotated[bool, typer.Option("--verify", help="Compare with Hugging Face in eager mode.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Compare with the original model, run eagerly.")] = False,
     seed: Annotated[int, typer.Option("--seed", help="Of the random tokens.")] = 0,
     history: Annotated[int | None, typer.Option(
         "--history", min=0, help="Tokens already in the caches; with --verify. Default: half of the context.")] = None,
