@@ -1,0 +1,82 @@
+"""What a model's name and its overrides mean, and how impossible ones are refused."""
+
+from __future__ import annotations
+
+import pytest
+from corpus.tiny import tiny
+
+from hetcc.capture import CaptureRequest, Phase, capture
+from hetcc.capture.source import resolve
+from hetcc.errors import UserError
+
+
+def refused(request: CaptureRequest) -> UserError:
+    with pytest.raises(UserError) as caught:
+        capture(request)
+    return caught.value
+
+
+@pytest.mark.parametrize("count", [2, 7])
+def test_lists_per_layer_follow_the_number_of_layers(count: int) -> None:
+    config = resolve(tiny("gpt_oss", num_hidden_layers=count)).config
+    assert config.num_hidden_layers == count == len(config.layer_types)
+    assert set(config.layer_types) == {"sliding_attention", "full_attention"}
+    shorter = resolve(tiny("gpt_oss", num_hidden_layers=count)).shortened(1).config
+    assert shorter.num_hidden_layers == 1 == len(shorter.layer_types)
+    assert len(config.layer_types) == count, "the original is left alone"
+
+
+def test_settings_derived_from_others_follow_them() -> None:
+    assert resolve(tiny("llama")).config.head_dim == 16, "hidden size 64 over 4 heads"
+    assert resolve(tiny("llama", head_dim=24)).config.head_dim == 24
+
+
+def test_a_given_list_is_kept() -> None:
+    request = CaptureRequest("gpt_oss", overrides=(
+        ("num_hidden_layers", "2"), ("layer_types", '["full_attention", "full_attention"]')))
+    assert resolve(request).config.layer_types == ["full_attention"] * 2
+
+
+@pytest.mark.parametrize(("key", "text", "said"), [
+    ("hidden_sise", "64", "hidden_size"), ("num_hidden_layers", "many", "give a int"),
+    ("num_hidden_layers", "2.5", "give a int"), ("use_cache", "1", "give a bool"),
+    ("rms_norm_eps", "true", "give a float"), ("hidden_act", "3", "give a str"), ("zzz", "1", "configuration class"),
+])
+def test_impossible_overrides(key: str, text: str, said: str) -> None:
+    error = refused(CaptureRequest("llama", overrides=((key, text),)))
+    assert error.code == "HET-C002" and said in error.fix and f"--set {key}={text}" in error.where
+
+
+@pytest.mark.parametrize(("key", "text"), [("rms_norm_eps", "1"), ("hidden_size", "64.0"), ("hidden_act", "gelu")])
+def test_numbers_are_taken_as_they_are_meant(key: str, text: str) -> None:
+    config = resolve(CaptureRequest("llama", overrides=((key, text),))).config
+    assert str(getattr(config, key)) == text
+
+
+def test_settings_that_do_not_fit_each_other() -> None:
+    error = refused(tiny("llama", weights="", num_attention_heads=3, num_key_value_heads=2))
+    assert error.code == "HET-C002" and "num_attention_heads" in error.render()
+
+
+@pytest.mark.parametrize(("model", "said"), [
+    ("lama", "did you mean"), ("no/such-model", "hf download"), ("none.pt2", "check the path"),
+    ("none.py:make", "check the path"),
+])
+def test_unknown_models(model: str, said: str) -> None:
+    error = refused(CaptureRequest(model))
+    assert error.code == "HET-C001" and said in error.fix
+
+
+def test_a_folder_that_is_no_checkpoint(tmp_path) -> None:
+    assert refused(CaptureRequest(str(tmp_path))).code == "HET-C001"
+
+
+@pytest.mark.parametrize(("model", "phase"), [("llama", Phase.ENCODE), ("bert", Phase.DECODE)])
+def test_phases_a_model_has_not(model: str, phase: Phase) -> None:
+    error = refused(CaptureRequest(model, (phase,)))
+    assert error.code == "HET-C007" and "--phase" in error.fix
+
+
+def test_models_without_text() -> None:
+    error = refused(CaptureRequest("mimi"))
+    assert error.code == "HET-C004"
