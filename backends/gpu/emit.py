@@ -59,7 +59,7 @@ def emit_many(
 
     Raises:
         UserError: HET-G001, an unknown target.
-        ToolError: HET-T001, torch-mlir or iree-compile is not installed.
+        ToolError: HET-T001, torch-mlir or iree-compile is not installed; HET-T002, iree-compile does not work at all.
     """
     chosen = [tools.target_named(target) for target in targets]
     tools.require_tools()
@@ -123,6 +123,8 @@ class _Emission:
                 for program, result in zip(ready, compiled, strict=True):
                     results[program.digest] = result
                     self._finished(program)
+                if any(isinstance(result, Rejected) for result in results.values()):
+                    tools.probe_compiler(self.targets, Path(folder))
         return results
 
     def _finished(self, program: _Job) -> None:

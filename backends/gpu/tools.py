@@ -188,8 +188,47 @@ def run_compiler(source: Path, destination: Path, target: Target, timeout_s: flo
 
     The compiler runs where the source is: the name it is given ends up in the module.
     """
-    arguments = [program or iree_compile_path(), source.name, *COMMON_FLAGS, *target.flags, "-o", str(destination)]
+    arguments = [program or iree_compile_path(), source.name, *COMMON_FLAGS, *target.flags,
+                 *_linker_flags(destination.parent), "-o", str(destination)]
     outcome = run_child(arguments, timeout_s, source.parent)
     if outcome.ok and not destination.is_file():
         return Outcome(False, "the compiler wrote no module")
     return outcome
+
+
+def _linker_flags(folder: Path) -> tuple[str, ...]:
+    """Names the linker by a path without white space, because IREE hands that path to a shell as it is.
+
+    Every target needs it: constants are folded by code for the host.
+    """
+    linker = Path(iree_compile_path()).with_name("iree-lld")
+    if len(str(linker).split()) == 1:
+        return ()
+    link = folder / "iree-lld"
+    with contextlib.suppress(FileExistsError):
+        link.symlink_to(linker)
+    return (f"--iree-llvmcpu-embedded-linker-path={link}",)
+
+
+PROBE = """func.func @main(%0: tensor<4xf32>) -> tensor<4xf32> {
+  %1 = arith.constant dense<[1.0, 2.0, 3.0, 4.0]> : tensor<4xf32>
+  %2 = math.exp %1 : tensor<4xf32>
+  %3 = arith.addf %0, %2 : tensor<4xf32>
+  return %3 : tensor<4xf32>
+}
+"""
+
+
+def probe_compiler(targets: Sequence[Target], folder: Path) -> None:
+    """Tells a compiler that does not work here from one that does not take a region.
+
+    Raises:
+        ToolError: HET-T002, it does not even compile an addition.
+    """
+    source = folder / "probe.mlir"
+    source.write_text(PROBE, encoding="utf-8")
+    for target in targets:
+        outcome = run_compiler(source, folder / f"probe.{target.name}.vmfb", target)
+        if not outcome.ok:
+            raise ToolError("HET-T002", f"iree-compile does not work on this machine for {target.name}: "
+                            f"{outcome.reason}", fix="reinstall with: pip install --force-reinstall 'hetcc[gpu]'")

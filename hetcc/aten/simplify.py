@@ -1,5 +1,6 @@
 """Tidying that only makes sense in the aten domain: fills that copy a shape, buffers filled slice by slice, results
-that nothing computes."""
+that nothing computes.
+"""
 
 from __future__ import annotations
 

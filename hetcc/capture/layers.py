@@ -9,6 +9,7 @@ needs, the whole model is exported instead.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -104,7 +105,11 @@ def instantiate(prefix: Graph, pattern: LayerPattern) -> Graph | None:
 def _split_sections(
     graph: Graph, container: str, length: int,
 ) -> tuple[list[Node], list[list[Node]], list[Node]] | None:
-    """(prologue, layers, epilogue); None when nodes outside the layers sit between two of them."""
+    """(prologue, layers, epilogue); None when nodes outside the layers sit between two of them.
+
+    Nodes that need no layer and that no layer needs (views of the weights of the head) stay on the side of the layers
+    where they were captured.
+    """
     layers: list[list[Node]] = [[] for _ in range(length)]
     prologue: list[Node] = []
     epilogue: list[Node] = []
@@ -123,7 +128,14 @@ def _split_sections(
             from_epilogue.update(node.outputs)
         else:
             prologue.append(node)
-    return (prologue, layers, epilogue) if all(layers) else None
+    if not all(layers):
+        return None
+    early = {node.name for node in live_nodes(prologue, (name for layer in layers for node in layer
+                                                         for name in node.inputs))}
+    early.update(node.name for node in itertools.takewhile(lambda node: node is not layers[0][0], graph.nodes))
+    late = {node.name for node in prologue if node.name not in early} | {node.name for node in epilogue}
+    return ([node for node in prologue if node.name in early], layers,
+            [node for node in graph.nodes if node.name in late])
 
 
 def _templates(

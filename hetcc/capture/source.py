@@ -115,7 +115,8 @@ def _parse_overrides(config: Any, request: CaptureRequest) -> dict[str, Any]:
         if present is not None and not _compatible(present, value):
             raise UserError("HET-C002", f"'{key}' is {type(present).__name__} ({present!r}) but was set to {text!r}",
                             where=f"--set {key}={text}", fix=f"give a {type(present).__name__}")
-        found[key] = value
+        is_number = isinstance(present, (int, float)) and not isinstance(present, bool)
+        found[key] = type(present)(value) if is_number else value
     return found
 
 

@@ -137,7 +137,7 @@ def verify_phase(session: Session, phase: str, reference: RunLike) -> Verificati
 def relative_error(actual: numpy.ndarray, expected: numpy.ndarray) -> float:
     """Largest difference over the largest magnitude of what is expected; infinite when something is not a number."""
     first, second = actual.astype(numpy.float64), expected.astype(numpy.float64)
-    if first.shape != second.shape or not numpy.isfinite(first).all():
+    if first.shape != second.shape or not (numpy.isfinite(first).all() and numpy.isfinite(second).all()):
         return float("inf")
     scale = float(numpy.abs(second).max(initial=0.0)) or 1.0
     return float(numpy.abs(first - second).max(initial=0.0)) / scale

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import numpy
 import pytest
-from corpus.graphs import GraphBuilder, attention_with_sink, sparse_selection, threshold_selection
 
 from hetcc.aten.build import AtenBuilder
 from hetcc.aten.check import check_on_random_inputs
@@ -27,6 +26,8 @@ from hetcc.pipeline import device_set
 from hetcc.plan.plan import LaunchStep, TransferStep
 from hetcc.planning import plan_phase
 from hetcc.stopwatch import Stopwatch
+
+from corpus.graphs import GraphBuilder, attention_with_sink, sparse_selection, threshold_selection
 
 Golden = Callable[[str, str], None]
 Arrays = Mapping[str, numpy.ndarray]

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from corpus.graphs import SMALL_GRAPHS
 
 from hetcc.ir import Stage
 from hetcc.ir.printer import print_graph
 from hetcc.passes.tag import TagMemoryPipeline
+
+from corpus.graphs import SMALL_GRAPHS
 
 Golden = Callable[[str, str], None]
 STAGES = {

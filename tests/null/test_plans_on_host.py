@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy
 import pytest
-from corpus.graphs import GraphBuilder
-from corpus.tiny import CONTEXT, tiny
 
 from hetcc import planning
 from hetcc.api import Bundle
@@ -33,6 +31,9 @@ from hetcc.runtime.devices import HostDevice
 from hetcc.runtime.session import Session
 from hetcc.runtime.verify import verify_phase
 from hetcc.stopwatch import Stopwatch
+
+from corpus.graphs import GraphBuilder
+from corpus.tiny import CONTEXT, tiny
 
 HISTORY, STEPS = 20, 2
 RULES = ("optimal", "mincut", "gpu-only", "stage-rule", "fpga-only", "intensity-threshold")
@@ -108,6 +109,22 @@ def test_random_placements(subject: Subject, seed: int, tmp_path: Path, monkeypa
     bundle = bundle_of(subject.captured, PlacementChoice(), tmp_path / "bundle")
     kinds = [step.kind for step in bundle.plan.phase("decode").steps]
     assert kinds.count("transfer") > 10 and "commit" in kinds, "a random placement moves values and defers updates"
+    compare(subject, bundle)
+
+
+def test_two_sequences_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each sequence gathers its own selection: indices differ from one to the other."""
+    asked = replace(tiny("deepseek_v32", Phase.DECODE, num_hidden_layers=2), batch=2)
+    reference = HuggingFaceReference(asked).run(Phase.DECODE, 5, HISTORY, STEPS)
+    subject = Subject(capture(asked), {"decode": reference})
+    generator = random.Random(0)
+    place_with(monkeypatch, lambda cluster: generator.choice(sorted(cluster.costs)))
+    bundle = bundle_of(subject.captured, PlacementChoice(), tmp_path / "bundle")
+    graph = bundle.tagged("decode").graph
+    along = [node for node in graph.nodes if node.attribute("mode") == "along" and ".selected" in node.name]
+    assert len(along) >= 2 and all(graph.type_of(node.outputs[0]).shape[0] == 2 for node in along)
+    selections = reference.steps[0].selections.values()
+    assert any(set(found.indices[0].flat) != set(found.indices[1].flat) for found in selections)
     compare(subject, bundle)
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy
 import pytest
-from corpus.graphs import GraphBuilder, Name
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +15,8 @@ from hetcc.backends.host.program import load_host_program
 from hetcc.ir import DType, Graph, Role
 from hetcc.ir.axes import Follow, ValueAxis, contracted, destinations, reshape_axes, sources
 from hetcc.ir.subgraph import interface_of
+
+from corpus.graphs import GraphBuilder, Name
 
 Draw = Any
 

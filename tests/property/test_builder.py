@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy
-from corpus.graphs import GraphBuilder
-from corpus.random_graphs import graphs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +13,9 @@ from hetcc.backends.host.program import load_host_program
 from hetcc.ir import Graph, Node
 from hetcc.ir.builder import Resize, in_order, resize
 from hetcc.ir.subgraph import interface_of
+
+from corpus.graphs import GraphBuilder
+from corpus.random_graphs import graphs
 
 
 @given(graphs(), st.randoms(use_true_random=False))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 
 import networkx
-from corpus.random_graphs import tagged_graphs
 from hypothesis import given, settings
 
 from hetcc.ir import OperatorClass, TaggedGraph
 from hetcc.passes.clusters import form_clusters
+
+from corpus.random_graphs import tagged_graphs
 
 
 @given(tagged_graphs())

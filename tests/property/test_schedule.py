@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from corpus.graphs import GraphBuilder
-from corpus.random_graphs import graphs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,6 +20,9 @@ from hetcc.passes.schedule.regions import Commits
 from hetcc.passes.schedule.steps import StepPrices
 from hetcc.plan.placement import Cluster, Cost, Objective, PlacementProblem, Tensor
 from hetcc.plan.plan import BufferSpec, CommitStep, LaunchStep, TransferStep
+
+from corpus.graphs import GraphBuilder
+from corpus.random_graphs import graphs
 
 DEVICES = ("gpu", "fpga", "host")
 _PAIRS = {(source, target): Cost() for source in DEVICES for target in DEVICES if source != target}
@@ -63,7 +64,7 @@ def test_everything_is_there_when_it_is_read(schedule: Any) -> None:
     graph, programs, commits, steps, cache_device = schedule
     by_name = {program.name: program for program in programs}
     made_by: dict[tuple[str, str], int | None] = {(name, "host"): None for name in graph.inputs}
-    made_by.update({(cache, device): None for cache, device in cache_device.items()})
+    made_by.update(dict.fromkeys(cache_device.items()))
     launched = []
     for position, step in enumerate(steps):
         assert all(0 <= wait < position for wait in step.waits)

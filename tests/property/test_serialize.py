@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from corpus.random_graphs import graphs, tagged_graphs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +15,8 @@ from hetcc.errors import UserError
 from hetcc.ir import DType, Graph, Node, Operand, Provenance, TaggedGraph
 from hetcc.ir.serialize import graph_from_bytes, graph_to_bytes, tagged_from_bytes, tagged_to_bytes
 from hetcc.ir.subgraph import digest_of
+
+from corpus.random_graphs import graphs, tagged_graphs
 
 _NUMBERS = [0.0, -0.0, 1.0, 0.1, math.inf, -math.inf, math.nan, -3.4028234663852886e38, 5e-324]
 _SCALARS = st.one_of(st.none(), st.booleans(), st.integers(-2**63, 2**63), st.sampled_from(_NUMBERS), st.floats(),
@@ -115,10 +116,10 @@ def test_the_digest_forgets_names_and_nothing_else(graph: Graph, random: Any) ->
     def new(name: str) -> str:
         return f"other/{name}"
 
+    nodes = tuple(replace(node, name=new(node.name), inputs=tuple(map(new, node.inputs)),
+                          outputs=tuple(map(new, node.outputs)), provenance=Provenance()) for node in graph.nodes)
     renamed = Graph(
-        "another", tuple(replace(node, name=new(node.name), inputs=tuple(map(new, node.inputs)),
-                                 outputs=tuple(map(new, node.outputs)), provenance=Provenance()) for node in graph.nodes),
-        {new(name): replace(value, name=new(name)) for name, value in graph.values.items()},
+        "another", nodes, {new(name): replace(value, name=new(name)) for name, value in graph.values.items()},
         tuple(map(new, graph.inputs)), tuple(map(new, graph.outputs)), tuple(map(new, graph.caches)),
         tuple(replace(update, cache=new(update.cache), value=new(update.value)) for update in graph.updates))
     assert digest_of(renamed) == digest_of(graph)

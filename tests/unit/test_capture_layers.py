@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from corpus.graphs import GraphBuilder
-from corpus.tiny import tiny
 
 from hetcc.capture import capture, layers
 from hetcc.capture.layers import LayerPattern, find_pattern, instantiate
@@ -14,8 +12,11 @@ from hetcc.capture.source import resolve
 from hetcc.ir import Graph
 from hetcc.ir.subgraph import digest_of, interface_of
 
+from corpus.graphs import GraphBuilder
+from corpus.tiny import tiny
 
-@pytest.mark.parametrize("model", ["llama", "gpt_oss", "deepseek_v32"])
+
+@pytest.mark.parametrize("model", ["llama", "gpt_oss", pytest.param("deepseek_v32", marks=pytest.mark.slow)])
 def test_a_copied_model_is_the_whole_model(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     request = tiny(model, weights="", num_hidden_layers=6)
     said: list[str] = []
@@ -31,6 +32,7 @@ def test_a_copied_model_is_the_whole_model(model: str, monkeypatch: pytest.Monke
     assert [node.provenance.module_path for node in copied.nodes] == [
         node.provenance.module_path for node in whole.nodes]
     assert dict(copied.values) == dict(whole.values)
+    assert copied.nodes == whole.nodes
     assert (copied.caches, copied.updates, copied.outputs) == (whole.caches, whole.updates, whole.outputs)
     assert interface_of(copied) == interface_of(whole)
 
@@ -58,19 +60,17 @@ def test_kinds_of_layers(model: str, different: int) -> None:
     assert find_pattern(built) is None, "no list has as many members as the configuration says"
 
 
-def two_layers(*, carried: int = 1, skip: bool = False, between: bool = False) -> Graph:
-    """Two layers and what is around them, with the irregularities that make copying impossible."""
+def stack(*, layers: int = 2, carried: int = 1, skip: bool = False, between: bool = False) -> Graph:
+    """Layers and what is around them, with the irregularities that make copying impossible."""
     build = GraphBuilder("stack")
-    hidden = build.input("x", 2, 2)
-    side = hidden
-    first = hidden
-    for position in range(2):
+    hidden = first = side = build.input("x", 2, 2)
+    for position in range(layers):
         build.module = f"layers.{position}"
         if carried == 2:
             side = build.call("exp", side, to="side")
         hidden = build.call("mm", hidden, build.weight(f"layers.{position}.weight", 2, 2), to="out")
         hidden = build.call("add.Tensor", hidden, side if carried == 2 else hidden, to="sum")
-        if skip and position == 1:
+        if skip and position == 2:
             hidden = build.call("mul.Tensor", hidden, first, to="skipped")
         first = hidden if position == 0 else first
         if between:
@@ -85,7 +85,7 @@ def two_layers(*, carried: int = 1, skip: bool = False, between: bool = False) -
 
 def test_copying_layers_by_hand() -> None:
     pattern = LayerPattern("layers", ("a",) * 5)
-    graph = instantiate(two_layers(), pattern)
+    graph = instantiate(stack(), pattern)
     assert graph is not None
     assert [node.name for node in graph.nodes] == [
         *(f"layers.{position}/{name}" for position in range(5) for name in ("out", "sum")), "end"]
@@ -94,18 +94,16 @@ def test_copying_layers_by_hand() -> None:
     assert graph.node_by_name["layers.3/out"].provenance.module_path == "layers.3"
 
 
-@pytest.mark.parametrize("prefix", [two_layers(carried=2), two_layers(between=True), two_layers(skip=True)],
+@pytest.mark.parametrize("prefix", [stack(layers=3, carried=2), stack(layers=3, between=True),
+                                    stack(layers=3, skip=True)],
                          ids=["two values handed over", "something in between", "the first layer is read again"])
 def test_irregular_prefixes_are_not_copied(prefix: Graph) -> None:
-    graph = instantiate(prefix, LayerPattern("layers", ("a",) * 5))
-    if graph is not None:  # a layer that reads its predecessor twice is regular
-        assert graph.node_by_name["layers.4/skipped"].inputs == ("layers.4/sum", "layers.3/sum")
-    else:
-        assert "layers.1/skipped" not in prefix.node_by_name
+    assert instantiate(prefix, LayerPattern("layers", tuple("abcbcb"))) is None
+    assert instantiate(stack(layers=3), LayerPattern("layers", tuple("abcbcb"))) is not None
 
 
 def test_a_prefix_as_long_as_the_model_is_the_model() -> None:
-    graph = two_layers()
+    graph = stack()
     assert instantiate(graph, LayerPattern("layers", ("a", "b"))) is graph
     missing = replace(graph, nodes=graph.nodes[:2], outputs=("layers.0/sum",))
     assert instantiate(missing, LayerPattern("layers", ("a",) * 5)) is None, "a layer without nodes"

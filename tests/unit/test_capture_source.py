@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from corpus.tiny import tiny
 
 from hetcc.capture import CaptureRequest, Phase, capture
 from hetcc.capture.source import resolve
 from hetcc.errors import UserError
+
+from corpus.tiny import tiny
 
 
 def refused(request: CaptureRequest) -> UserError:
@@ -47,10 +48,13 @@ def test_impossible_overrides(key: str, text: str, said: str) -> None:
     assert error.code == "HET-C002" and said in error.fix and f"--set {key}={text}" in error.where
 
 
-@pytest.mark.parametrize(("key", "text"), [("rms_norm_eps", "1"), ("hidden_size", "64.0"), ("hidden_act", "gelu")])
-def test_numbers_are_taken_as_they_are_meant(key: str, text: str) -> None:
-    config = resolve(CaptureRequest("llama", overrides=((key, text),))).config
-    assert str(getattr(config, key)) == text
+@pytest.mark.parametrize(("key", "text", "value"), [
+    ("rms_norm_eps", "1", 1.0), ("hidden_size", "64.0", 64), ("hidden_act", "gelu", "gelu"),
+    ("use_cache", "false", False),
+])
+def test_numbers_are_taken_as_they_are_meant(key: str, text: str, value: object) -> None:
+    found = getattr(resolve(CaptureRequest("llama", overrides=((key, text),))).config, key)
+    assert found == value and type(found) is type(value)
 
 
 def test_settings_that_do_not_fit_each_other() -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy
 import pytest
-from corpus.tiny import tiny
 
 from hetcc.capture import CapturedModel, CaptureRequest, capture
 from hetcc.capture.source import resolve
@@ -16,6 +15,8 @@ from hetcc.capture.weights import bind_weights, build_random, model_buffers, rea
 from hetcc.errors import UserError
 from hetcc.ir import DType, Graph, Node, OperatorClass, Role, SourceOperator, TensorType, Value
 from hetcc.plan.tensors import TensorFile
+
+from corpus.tiny import tiny
 
 
 def reading(shapes: dict[str, tuple[int, ...]]) -> Graph:
@@ -71,8 +72,7 @@ def test_buffers_are_those_of_a_real_model(model: str) -> None:
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny llama as ``save_pretrained`` leaves it, in several files."""
     folder = tmp_path_factory.mktemp("checkpoint")
-    asked = tiny("llama", num_hidden_layers=2, tie_word_embeddings=request.param)
-    tied = asked.overrides[:-1] + (("tie_word_embeddings", json.dumps(request.param)),)
+    tied = (*tiny("llama", num_hidden_layers=2).overrides, ("tie_word_embeddings", json.dumps(request.param)))
     source = resolve(CaptureRequest("llama", overrides=tied))
     build_random(source, 3, reference=True).save_pretrained(folder, max_shard_size="60KB")
     return folder
@@ -92,12 +92,21 @@ def test_a_checkpoint_is_bound_by_reference(checkpoint: Path) -> None:
     expected = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
     found = dict(values_of(captured)) | dict(captured.constants)
     graph = captured.graphs["decode"]
-    assert {"lm_head.weight", "model.embed_tokens.weight"} <= found.keys()
+    shared = found.keys() & {"lm_head.weight", "model.embed_tokens.weight"}
+    assert len(shared) == (1 if source.config.tie_word_embeddings else 2)
     for name, array in found.items():
         assert array.shape == graph.type_of(name).shape
         numpy.testing.assert_array_equal(array, expected[name].detach().numpy(), err_msg=name)
-    files = {captured.weights[name].tensor for name in ("lm_head.weight", "model.embed_tokens.weight")}
-    assert len(files) == (1 if source.config.tie_word_embeddings else 2)
+
+
+def test_a_tied_weight_is_found_under_its_other_name(checkpoint: Path) -> None:
+    request = CaptureRequest(str(checkpoint), weights="checkpoint")
+    source = resolve(request)
+    graph = reading({"lm_head.weight": (128, 64), "model.embed_tokens.weight": (128, 64), "norm.weight": (64,)})
+    found = bind_weights(request, source, [graph]).references
+    assert found["norm.weight"].tensor == "model.norm.weight", "the base model's names lack its prefix"
+    stored = {found[name].tensor for name in ("lm_head.weight", "model.embed_tokens.weight")}
+    assert len(stored) == (1 if source.config.tie_word_embeddings else 2)
 
 
 def binding_error(folder: Path, request: CaptureRequest, graph: Graph) -> UserError:
