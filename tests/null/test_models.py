@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 import hetcc
-from corpus.tiny import CONTEXT, OVERRIDES, PROMPT, tiny
 from hetcc.capture.model import Phase
 from hetcc.options import CompileOptions, EmissionOptions, PlacementChoice
+
+from corpus.tiny import CONTEXT, OVERRIDES, PROMPT, tiny
 
 FORCED = (("relevancy", "fpga"), ("retrieval", "fpga"))
 SPARSE = {"deepseek_v32": 4, "glm_moe_dsa": 2}

@@ -16,7 +16,8 @@ from corpus.graphs import GraphBuilder
 from corpus.tiny import tiny
 
 
-@pytest.mark.parametrize("model", ["llama", "gpt_oss", pytest.param("deepseek_v32", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("model", ["llama", *(pytest.param(name, marks=pytest.mark.slow)
+                                           for name in ("gpt_oss", "deepseek_v32"))])
 def test_a_copied_model_is_the_whole_model(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     request = tiny(model, weights="", num_hidden_layers=6)
     said: list[str] = []

@@ -100,7 +100,7 @@ def test_nodes_of_another_domain_are_refused() -> None:
     node = Node("relu", SourceOperator("aten", "relu", "default"), OperatorClass.ELEMENTWISE, ("x",), ("y",),
                 (Operand(0),))
     graph = Graph("g", (node,), {"x": Value("x", tensor, Role.INPUT), "y": Value("y", tensor)}, ("x",), ("y",))
-    with pytest.raises(InternalError, match="HET-I001.*no ONNX operator"):
+    with pytest.raises(InternalError, match=r"HET-I001.*no ONNX operator"):
         to_model(graph)
 
 
