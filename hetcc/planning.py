@@ -12,7 +12,7 @@ from hetcc.backends.contract import Rejected
 from hetcc.capture.model import CaptureRequest
 from hetcc.cost_model.transfer import transfer_time_s
 from hetcc.cost_model.work import Work, works_of
-from hetcc.errors import UserError
+from hetcc.errors import InternalError, UserError
 from hetcc.ir import Graph, OperatorClass, Stage, TaggedGraph
 from hetcc.ir.subgraph import digest_of
 from hetcc.options import PlacementChoice
@@ -105,8 +105,25 @@ def _place_and_schedule(
         sizes = {value.name: value.type.size_bytes for value in tagged.graph.values.values()}
         buffers = allocate(steps, sizes, _resident(tagged.graph, programs, cache_device))
         works = _region_works(tagged.graph, clustering, placement)
+    check_amdahl(table, placement, gpu_only)
     return PlannedPhase(name, request, tagged, rewrites, clustering, table, placement, gpu_only, programs, commits,
                         steps, buffers, cache_device, observed, works, tuple(demotions))
+
+
+def check_amdahl(table: CostTable, placement: Placement, gpu_only: Placement) -> None:
+    """A plan can at best make free what it moves: what stays on the first device takes the time it took before.
+
+    Raises:
+        InternalError: HET-I001, the prediction is better than that, so a price or the scorer is wrong.
+    """
+    first = table.problem.devices[0]
+    moved = [name for name, device in placement.device_of.items() if gpu_only.device_of[name] == first != device]
+    share_s = sum(table.problem.cluster_by_name[name].costs[first].time_s for name in moved)
+    launches_s = table.problem.launch[first].time_s * len(gpu_only.regions)
+    least_s = gpu_only.cost.time_s - share_s - launches_s
+    if placement.cost.time_s < least_s * (1 - 1e-9):
+        raise InternalError("HET-I001", f"{placement.cost.time_s:.3g} s is predicted where {least_s:.3g} s is the least "
+                            "that moving these clusters can leave", where=table.problem.name)
 
 
 def replan(phase: PlannedPhase, refused: list[tuple[str, str, str]], choice: PlacementChoice,

@@ -69,6 +69,7 @@ def graphs(draw: Any, most_nodes: int = 14) -> Graph:
 def tagged_graphs(draw: Any) -> TaggedGraph:
     """A random graph with random tags, which no dataflow has to justify."""
     graph = draw(graphs())
-    tags = {node.name: Tag(draw(st.sampled_from(Stage)), draw(st.sampled_from(["p", "q"])), ())
-            for node in graph.nodes if draw(st.integers(0, 3)) == 0}
+    pipelines, stages = draw(st.sampled_from([["p"], ["p", "q"]])), [Stage.RELEVANCY, Stage.APPLY, *Stage]
+    tags = {node.name: Tag(draw(st.sampled_from(stages)), draw(st.sampled_from(pipelines)), ())
+            for node in graph.nodes if draw(st.booleans())}
     return TaggedGraph(graph, tags)

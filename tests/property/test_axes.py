@@ -186,7 +186,8 @@ def multiplied(build: GraphBuilder, draw: Draw) -> Name:
     if kind == "addmm":
         return build.call("addmm", build.weight("bias", columns), build.input("x", rows, inner),
                           build.input("y", inner, columns))
-    return build.call("matmul", build.input("x", batch, rows, inner), build.input("y", inner, columns))
+    left, right = draw(st.sampled_from([((batch,), ()), ((), (batch,)), ((batch,), (1,)), ((1,), (batch,))]))
+    return build.call("matmul", build.input("x", *left, rows, inner), build.input("y", *right, inner, columns))
 
 
 def gathered(build: GraphBuilder, draw: Draw) -> Name:
@@ -271,6 +272,8 @@ def test_axes_are_kept_exactly_where_the_numbers_say_so(make: Make, data: st.Dat
             if made.values[found.value].role is Role.INPUT}
     wide = {(name, axis, place) for name, axis, place in said
             if name in floats and made.type_of(name).shape[axis] > 1}
+    for name, axis, place in said:
+        assert made.type_of(name).shape[axis] == made.type_of(output).shape[place], "a kept axis keeps its extent"
     alone, read = kept_axes(made, output)
     assert wide <= alone, "an axis said to be kept mixes its slices"
     if make.__name__ not in INCOMPLETE:

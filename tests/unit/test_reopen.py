@@ -1,0 +1,70 @@
+"""A bundle is planned again from its own graphs: same bytes for the same options, and no torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from corpus.command_line import CommandResult, hetcc
+
+SCRIPT = """
+import json, sys
+from hetcc.cli import main
+status = main(sys.argv[1:])
+print(json.dumps({"status": status, "torch": "torch" in sys.modules}), file=sys.stderr)
+"""
+
+
+FORCED = ("--place", "relevancy=fpga", "--place", "retrieval=fpga")
+
+
+@pytest.fixture
+def plan(plan_bundle: tuple[Path, CommandResult]) -> Path:
+    """The folder of the shared planning-only bundle."""
+    return plan_bundle[0]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a bundle but the plain records of how it was made."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*")
+            if path.is_file() and path.name not in ("repro.sh", "manifest.json")}
+
+
+def test_same_options_give_the_same_bundle(plan: Path, tmp_path: Path) -> None:
+    """Nothing is lost by not capturing again."""
+    done = hetcc("compile", str(plan), *FORCED, "--output", str(tmp_path / "again"))
+    assert done.code == 0, done.err
+    assert contents(tmp_path / "again") == contents(plan)
+
+
+@pytest.mark.parametrize("partitioner", ["fpga-only", "stage-rule", "mincut"])
+def test_other_partitioners_need_no_torch(plan: Path, tmp_path: Path, partitioner: str) -> None:
+    """A process of its own plans, scores and writes without importing torch."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, "compile", str(plan), "--partitioner", partitioner, "--json",
+         "--output", str(tmp_path / "again")], capture_output=True, text=True, check=False, cwd=tmp_path, timeout=120)
+    assert json.loads(done.stderr.splitlines()[-1]) == {"status": 0, "torch": False}, done.stderr
+    assert json.loads(done.stdout)["partition"]["partitioner"] == partitioner
+
+
+def test_placement_goes_out_and_comes_back(plan: Path, tmp_path: Path) -> None:
+    """An exported placement is accepted, and scores what it scored before."""
+    exported = hetcc("export", str(plan), "--format", "json")
+    file = tmp_path / "placement.json"
+    file.write_text(exported.out, encoding="utf-8")
+    result = hetcc("compile", str(plan), "--placement", str(file), "--json", "--output", str(tmp_path / "again"))
+    assert result.code == 0, result.err
+    before = json.loads((plan / "plan.json").read_bytes())["phases"][0]["partition"]["objective"]
+    assert result.document["partition"]["objective"] == pytest.approx(before, rel=1e-12)
+
+
+def test_sizes_are_fixed(plan: Path, tmp_path: Path) -> None:
+    """Asking a bundle for another context is refused, not ignored."""
+    result = hetcc("compile", str(plan), "--context", "99", "--output", str(tmp_path / "again"))
+    assert result.code == 2
+    assert "HET-U001" in result.err
+    assert list(tmp_path.iterdir()) == []
