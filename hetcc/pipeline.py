@@ -17,7 +17,7 @@ from hetcc.errors import InternalError, UserError
 from hetcc.ir import Stage
 from hetcc.ir.serialize import tagged_to_bytes
 from hetcc.ir.subgraph import digest_of
-from hetcc.options import EMIT_CHOICES, CompileOptions
+from hetcc.options import CompileOptions, PlacementChoice
 from hetcc.passes.estimate import HOST, DeviceSet
 from hetcc.passes.phase import PlannedPhase
 from hetcc.passes.place import load_placer
@@ -99,12 +99,13 @@ def compile_captured(captured: CapturedModel, options: CompileOptions, output: P
                      watch: Stopwatch, again: Reopened | None = None) -> Compiled:
     """The flow after capture; ``again`` holds graphs that are tagged already."""
     devices = device_set(options)
+    choices = _choice_by_phase(captured, options)
     if again is None:
-        phases = tuple(planning.plan_phase(name, graph, captured.request, devices, options.choice, watch)
+        phases = tuple(planning.plan_phase(name, graph, captured.request, devices, choices[name], watch)
                        for name, graph in captured.graphs.items())
     else:
         phases = tuple(planning.plan_tagged(name, tagged, again.rewrites[name], captured.request, devices,
-                                            options.choice, watch) for name, tagged in again.tagged.items())
+                                            choices[name], watch) for name, tagged in again.tagged.items())
     misfits = _misfits(phases, devices)
     if misfits and not options.ignore_capacity:
         summary = compile_summary(phases, devices, fits=False, watch=watch, bundle=None, peak_rss_bytes=_peak_rss())
@@ -112,7 +113,7 @@ def compile_captured(captured: CapturedModel, options: CompileOptions, output: P
     wants_code = options.emit == "always" or (options.emit == "auto" and captured.has_weights and not misfits)
     made = emission.Emission()
     if wants_code:
-        phases, made = _emit(phases, captured, options, devices, watch)
+        phases, made = _emit(phases, captured, options, watch)
     with watch.stage("bundle"):
         plan = build_plan(captured, phases, options, devices, made, fits=not misfits)
         files = bundle_files(captured, plan, phases, devices, made, options)
@@ -120,6 +121,14 @@ def compile_captured(captured: CapturedModel, options: CompileOptions, output: P
     summary = compile_summary(phases, devices, fits=not misfits, watch=watch,
                               bundle=str(written) if written else None, peak_rss_bytes=_peak_rss())
     return Compiled(plan, files, summary, phases)
+
+
+def _choice_by_phase(captured: CapturedModel, options: CompileOptions) -> dict[str, PlacementChoice]:
+    """A placement file that was exported from one phase speaks of that phase alone."""
+    spoken = planning.read_placement(options.choice.file).get("name") if options.choice.file is not None else None
+    named = {graph.name for graph in captured.graphs.values()}
+    return {phase: replace(options.choice, file=None) if spoken in named and spoken != graph.name else options.choice
+            for phase, graph in captured.graphs.items()}
 
 
 def device_set(options: CompileOptions) -> DeviceSet:
@@ -159,16 +168,16 @@ def _peak_rss() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _emit(phases: tuple[PlannedPhase, ...], captured: CapturedModel, options: CompileOptions, devices: DeviceSet,
+def _emit(phases: tuple[PlannedPhase, ...], captured: CapturedModel, options: CompileOptions,
           watch: Stopwatch) -> tuple[tuple[PlannedPhase, ...], emission.Emission]:
     """Generate code; a region its tools refuse is placed elsewhere and the rest is generated again (from the cache)."""
-    del devices
+    choices = _choice_by_phase(captured, options)
     for _ in range(_DEMOTION_ROUNDS):
         made = emission.emit(phases, options.emission, captured.constants, watch)
         if not made.refused:
             emission.check_fallbacks(phases, options.emission, watch)
             return phases, made
-        phases = tuple(planning.replan(phase, emission.clusters_refused(phase, made), options.choice, watch)
+        phases = tuple(planning.replan(phase, emission.clusters_refused(phase, made), choices[phase.name], watch)
                        for phase in phases)
     raise InternalError("HET-I001", f"regions were still refused after {_DEMOTION_ROUNDS} rounds: "
                         f"{next(iter(made.refused))}: {next(iter(made.refused.values()))}")
@@ -255,4 +264,4 @@ def _json(document: Any) -> bytes:
     return (json.dumps(document, separators=(",", ":"), sort_keys=True) + "\n").encode()
 
 
-__all__ = ["EMIT_CHOICES", "CompileOptions", "Compiled", "compile_captured", "compile_model"]
+__all__ = ["CompileOptions", "Compiled", "compile_captured", "compile_model"]

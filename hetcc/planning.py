@@ -96,6 +96,10 @@ def _place_and_schedule(
             refused = _refused_clusters(programs, placement)
         if not refused:
             break
+        if choice.file is not None or choice.forced:
+            cluster, device, reason = refused[0]
+            raise UserError("HET-P005", f"'{cluster}' cannot run on {device} there: {reason}", where=name,
+                            fix="place what it is fused with on the same device, or leave it to the placer")
         demotions.extend(refused)
         table = keep_from(table, refused)
     with watch.stage("schedule"):
@@ -122,8 +126,8 @@ def check_amdahl(table: CostTable, placement: Placement, gpu_only: Placement) ->
     launches_s = table.problem.launch[first].time_s * len(gpu_only.regions)
     least_s = gpu_only.cost.time_s - share_s - launches_s
     if placement.cost.time_s < least_s * (1 - 1e-9):
-        raise InternalError("HET-I001", f"{placement.cost.time_s:.3g} s is predicted where {least_s:.3g} s is the least "
-                            "that moving these clusters can leave", where=table.problem.name)
+        raise InternalError("HET-I001", f"{placement.cost.time_s:.3g} s is predicted where moving clusters leaves at "
+                            f"least {least_s:.3g} s", where=table.problem.name)
 
 
 def replan(phase: PlannedPhase, refused: list[tuple[str, str, str]], choice: PlacementChoice,
@@ -141,7 +145,7 @@ def choose_placement(table: CostTable, choice: PlacementChoice) -> Placement:
     problem = table.problem
     best = place_optimal(problem, table.facts)
     if choice.file is not None:
-        assignment = assignment_from_json(_read_placement(choice.file), problem)
+        assignment = assignment_from_json(read_placement(choice.file), problem)
         return finish(problem, assignment, f"file {choice.file.name}", best.lower_bound)
     if choice.partitioner == "optimal":
         assignment, label = dict(best.device_of), "optimal"
@@ -154,7 +158,12 @@ def choose_placement(table: CostTable, choice: PlacementChoice) -> Placement:
     return finish(problem, _force(table, assignment, choice.forced), f"{label} with {spelled}", best.lower_bound)
 
 
-def _read_placement(file: Path) -> dict[str, object]:
+def read_placement(file: Path) -> dict[str, object]:
+    """A placement that came from outside, as plain data.
+
+    Raises:
+        UserError: HET-P001, the file is missing or no JSON object.
+    """
     try:
         document = json.loads(file.read_bytes())
     except (OSError, ValueError) as error:

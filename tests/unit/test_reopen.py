@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from corpus.command_line import CommandResult, hetcc
+from corpus.command_line import TINY_LLAMA, CommandResult, hetcc, settings
 
 SCRIPT = """
 import json, sys
@@ -68,3 +68,18 @@ def test_sizes_are_fixed(plan: Path, tmp_path: Path) -> None:
     assert result.code == 2
     assert "HET-U001" in result.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_file_of_one_phase_leaves_the_other_alone(tmp_path: Path) -> None:
+    """A bundle with two phases takes a placement exported from one of them."""
+    both = hetcc("compile", "llama", *settings(TINY_LLAMA), "--phase", "prefill", "--phase", "decode", "--context",
+                 "16", "--output", str(tmp_path / "both"))
+    assert both.code == 0, both.err
+    exported = hetcc("export", str(tmp_path / "both"), "--phase", "prefill")
+    file = tmp_path / "prefill.json"
+    file.write_text(exported.out, encoding="utf-8")
+    again = hetcc("compile", str(tmp_path / "both"), "--placement", str(file), "--json", "--output",
+                  str(tmp_path / "again"))
+    assert again.code == 0, again.err
+    partitioners = {name: phase["partition"]["partitioner"] for name, phase in again.document["phases"].items()}
+    assert partitioners == {"prefill": "file prefill.json", "decode": "optimal"}
