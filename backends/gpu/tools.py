@@ -14,6 +14,7 @@ import platform
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -189,14 +190,20 @@ def run_compiler(source: Path, destination: Path, target: Target, timeout_s: flo
     The compiler runs where the source is: the name it is given ends up in the module.
     """
     arguments = [program or iree_compile_path(), source.name, *COMMON_FLAGS, *target.flags,
-                 *_linker_flags(destination.parent), "-o", str(destination)]
+                 *_linker_flags(), "-o", str(destination)]
     outcome = run_child(arguments, timeout_s, source.parent)
     if outcome.ok and not destination.is_file():
         return Outcome(False, "the compiler wrote no module")
     return outcome
 
 
-def _linker_flags(folder: Path) -> tuple[str, ...]:
+@cache
+def _linker_folder() -> tempfile.TemporaryDirectory[str]:
+    """A folder for the linker's other name; removed when the process ends."""
+    return tempfile.TemporaryDirectory(prefix="hetcc-linker-")
+
+
+def _linker_flags() -> tuple[str, ...]:
     """Names the linker by a path without white space, because IREE hands that path to a shell as it is.
 
     Every target needs it: constants are folded by code for the host.
@@ -204,7 +211,7 @@ def _linker_flags(folder: Path) -> tuple[str, ...]:
     linker = Path(iree_compile_path()).with_name("iree-lld")
     if len(str(linker).split()) == 1:
         return ()
-    link = folder / "iree-lld"
+    link = Path(_linker_folder().name) / "iree-lld"
     with contextlib.suppress(FileExistsError):
         link.symlink_to(linker)
     return (f"--iree-llvmcpu-embedded-linker-path={link}",)
