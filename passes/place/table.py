@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -57,30 +57,27 @@ def table_of(problem: PlacementProblem) -> PriceTable:
     return kept
 
 
-class _Column:
-    """Gathers prices of many records that name the same few keys, so that arrays are filled pattern by pattern."""
+def _fill(array: Floats, rows: Sequence[int], records: Sequence[Mapping[Any, Cost]], column_of: Mapping[Any, int],
+          objective: Objective) -> Floats:
+    """Write the objective of each price to [row, column of its key]; keys without a column are left out.
 
-    def __init__(self) -> None:
-        self._patterns: dict[tuple[Any, ...], tuple[list[int], list[Cost]]] = {}
+    Records that name the same keys in the same order are written at once: there are few such patterns.
+    """
+    import numpy
 
-    def add(self, row: int, prices: Mapping[Any, Cost]) -> None:
-        """Remember the prices of a row."""
-        rows, costs = self._patterns.setdefault(tuple(prices), ([], []))
-        rows.append(row)
-        costs.extend(prices.values())
-
-    def fill(self, array: Floats, column_of: Mapping[Any, int], objective: Objective) -> Floats:
-        """Write the objective of each price to [row, column of its key]; keys without a column are left out."""
-        import numpy
-
-        for keys, (rows, costs) in self._patterns.items():
-            values = objective.time_weight * numpy.array([cost.time_s for cost in costs])
-            if objective.energy_weight:
-                values += objective.energy_weight * numpy.array([cost.energy_j for cost in costs])
-            known = [position for position, key in enumerate(keys) if key in column_of]
-            columns = [column_of[keys[position]] for position in known]
-            array[numpy.array(rows)[:, None], columns] = values.reshape(len(rows), len(keys))[:, known]
-        return array
+    patterns: dict[tuple[Any, ...], list[int]] = {}
+    for position, keys in enumerate(map(tuple, records)):
+        patterns.setdefault(keys, []).append(position)
+    for keys, positions in patterns.items():
+        costs = [cost for position in positions for cost in records[position].values()]
+        values = objective.time_weight * numpy.array([cost.time_s for cost in costs])
+        if objective.energy_weight:
+            values += objective.energy_weight * numpy.array([cost.energy_j for cost in costs])
+        known = [place for place, key in enumerate(keys) if key in column_of]
+        columns = [column_of[keys[place]] for place in known]
+        here = numpy.array([rows[position] for position in positions], dtype=numpy.int64)
+        array[here[:, None], columns] = values.reshape(len(positions), len(keys))[:, known]
+    return array
 
 
 def _build(problem: PlacementProblem) -> PriceTable:
@@ -91,28 +88,23 @@ def _build(problem: PlacementProblem) -> PriceTable:
     width, count = len(device), len(problem.tensors)
     layers: dict[str, int] = {}
     layer = [layers.setdefault(cluster.layer, len(layers)) for cluster in problem.clusters]
-    prices, transfers, savings = _Column(), _Column(), _Column()
-    for index, cluster in enumerate(problem.clusters):
-        prices.add(index, cluster.costs)
-    producer, reader_tensor, reader = [], [], []
-    for index, tensor in enumerate(problem.tensors):
-        producer.append(at[tensor.producer])
-        transfers.add(index, tensor.transfer)
-        for name in tensor.consumers:
-            reader_tensor.append(index)
-            reader.append(at[name])
-        if tensor.consumers and tensor.fusion_saving:
-            savings.add(index, tensor.fusion_saving)
+    producer = [at[tensor.producer] for tensor in problem.tensors]
+    reader_tensor = [index for index, tensor in enumerate(problem.tensors) for _ in tensor.consumers]
+    reader = [at[name] for tensor in problem.tensors for name in tensor.consumers]
+    saving = [index for index, tensor in enumerate(problem.tensors) if tensor.consumers and tensor.fusion_saving]
     pair = {(start, end): device[start] * width + device[end] for start in device for end in device if start != end}
     source, destination = numpy.array(producer, dtype=numpy.int64), numpy.array(reader, dtype=numpy.int64)
     tensor_of = numpy.array(reader_tensor, dtype=numpy.int64)
     codes = numpy.unique(source[tensor_of] * max(len(at), 1) + destination)
     objective = problem.objective
     return PriceTable(
-        prices.fill(numpy.full((len(at), width), numpy.inf), device, objective), numpy.array(layer, dtype=numpy.int64),
-        source, tensor_of, destination,
-        transfers.fill(numpy.zeros((count, width * width)), pair, objective).reshape(count, width, width),
-        savings.fill(numpy.zeros((count, width)), device, objective),
+        _fill(numpy.full((len(at), width), numpy.inf), range(len(at)), [one.costs for one in problem.clusters], device,
+              objective),
+        numpy.array(layer, dtype=numpy.int64), source, tensor_of, destination,
+        _fill(numpy.zeros((count, width * width)), range(count), [one.transfer for one in problem.tensors], pair,
+              objective).reshape(count, width, width),
+        _fill(numpy.zeros((count, width)), saving, [problem.tensors[index].fusion_saving for index in saving], device,
+              objective),
         numpy.array([objective.value(problem.launch[name]) for name in problem.devices], dtype=numpy.float64),
         numpy.stack([codes // max(len(at), 1), codes % max(len(at), 1)], axis=1))
 
