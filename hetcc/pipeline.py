@@ -66,6 +66,7 @@ def compile_model(options: CompileOptions, output: Path | None = None, *, force:
         check_writable(output, replace=force)
     check_choices(options)
     watch = Stopwatch(progress)
+    options = replace(options, request=options.request.located())
     bundle = bundle_named(options.request.model)
     if bundle is not None:
         again = reopen(bundle, options.request)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from types import MappingProxyType
@@ -24,6 +24,10 @@ class Phase(Enum):
     """One token after the caches have been filled."""
     ENCODE = "encode"
     """A whole sequence through a model without caches."""
+
+
+def _exists(path: str) -> bool:
+    return bool(path) and Path(path).expanduser().exists()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,14 @@ class CaptureRequest:
         if self.prompt > self.context:
             raise UserError("HET-C003", f"--prompt is {self.prompt}, more than the {self.context} entries of the cache",
                             fix="raise --context or lower --prompt")
+
+    def located(self) -> CaptureRequest:
+        """The same request with files and folders by absolute path, so that it means the same from everywhere."""
+        path, colon, factory = self.model.partition(".py:")
+        file = f"{path}.py" if colon else self.model
+        model = f"{Path(file).expanduser().absolute()}{':' * bool(colon)}{factory}" if _exists(file) else self.model
+        weights = str(Path(self.weights).expanduser().absolute()) if _exists(self.weights) else self.weights
+        return replace(self, model=model, weights=weights)
 
     @property
     def prompt_tokens(self) -> int:

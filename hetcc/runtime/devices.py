@@ -11,7 +11,7 @@ import numpy
 from hetcc.backends.fpga.program import StreamProgram
 from hetcc.backends.fpga.program import load_program as load_stream_program
 from hetcc.backends.gpu.program import GpuMemory, GpuProgram
-from hetcc.backends.host.program import load_host_program
+from hetcc.backends.host.program import OnnxProgram, TorchProgram, load_host_program
 from hetcc.errors import UserError
 from hetcc.ir import Graph
 
@@ -162,7 +162,7 @@ class HostDevice(_ArrayMemory):
 
     def __init__(self) -> None:
         super().__init__()
-        self.programs: dict[str, tuple[object, Graph]] = {}
+        self.programs: dict[str, tuple[TorchProgram | OnnxProgram, Graph]] = {}
 
     def load(self, region: Graph, files: Mapping[str, bytes], entry: str) -> None:
         """See :class:`RuntimeDevice`."""
@@ -174,8 +174,8 @@ class HostDevice(_ArrayMemory):
         from hetcc.ir.subgraph import interface_of
 
         program, graph = self.programs[region]
-        results = program.run({name: self.get(name) for name in interface_of(graph)})  # type: ignore[attr-defined]
+        results = program.run({name: self.get(name) for name in interface_of(graph)})
         self.arrays.update(results)
         for update in graph.updates:
             self.arrays[update.cache] = results[update.value]
-        return LaunchEvidence(program.engine)  # type: ignore[attr-defined]
+        return LaunchEvidence(program.engine)
