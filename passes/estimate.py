@@ -65,7 +65,11 @@ class CostTable:
 def estimate(graph: Graph, clustering: Clustering, devices: DeviceSet, objective: Objective) -> CostTable:
     """The priced placement problem of a graph; every cluster has a price on at least one device."""
     estimates = {group.name: _estimate_cluster(graph, group, devices) for group in clustering.groups}
-    clusters = tuple(_cluster(graph, found) for found in estimates.values())
+    written_by: dict[str, list[str]] = {}
+    for update in graph.updates:
+        if update.value in graph.producer:
+            written_by.setdefault(graph.producer[update.value].name, []).append(update.cache)
+    clusters = tuple(_cluster(graph, found, written_by) for found in estimates.values())
     tensors = _Tensors(graph, clustering, estimates, devices).all()
     names = (*devices.profiles,)
     launch = {name: _cost(region_launch(profile, devices.baseline_of(name)))
@@ -103,19 +107,19 @@ def _refusal(graph: Graph, group: NodeGroup, support: Support) -> tuple[str, Rej
     return None
 
 
-def _cluster(graph: Graph, found: ClusterEstimate) -> Cluster:
+def _cluster(graph: Graph, found: ClusterEstimate, written_by: Mapping[str, list[str]]) -> Cluster:
     """The host is a device for what nobody else takes, not a third choice."""
     offered = {name: _cost(priced) for name, priced in found.prices.items() if name != HOST}
     costs = offered or {HOST: _cost(found.prices[HOST])}
     return Cluster(found.group.name, tuple(node.name for node in found.group.nodes), costs, found.group.layer,
-                   _resident_bytes(graph, found.group))
+                   _resident_bytes(graph, found.group, written_by))
 
 
-def _resident_bytes(graph: Graph, group: NodeGroup) -> int:
+def _resident_bytes(graph: Graph, group: NodeGroup, written_by: Mapping[str, list[str]]) -> int:
     """Weights read and caches written by a cluster: what its device has to hold for it."""
     read = {name for node in group.nodes for name in _external_roots(graph, node)}
     weights = sum(graph.type_of(name).size_bytes for name in read if graph.values[name].role.is_weight)
-    written = {update.cache for update in graph.updates if graph.producer.get(update.value) in group.nodes}
+    written = {cache for node in group.nodes for cache in written_by.get(node.name, ())}
     return weights + sum(graph.type_of(name).size_bytes for name in written)
 
 

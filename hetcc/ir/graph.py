@@ -167,6 +167,11 @@ class Graph:
         return MappingProxyType({node.name: node for node in self.nodes})
 
     @cached_property
+    def position(self) -> Mapping[str, int]:
+        """Place of each node in the program order, by name."""
+        return MappingProxyType({node.name: place for place, node in enumerate(self.nodes)})
+
+    @cached_property
     def producer(self) -> Mapping[str, Node]:
         """Producing node of each activation."""
         return MappingProxyType({name: node for node in self.nodes for name in node.outputs})

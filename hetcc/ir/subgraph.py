@@ -18,7 +18,7 @@ def extract(graph: Graph, node_names: Collection[str], name: str) -> Graph:
     inside stay updates.
     """
     chosen = frozenset(node_names)
-    nodes = tuple(node for node in graph.nodes if node.name in chosen)
+    nodes = tuple(sorted((graph.node_by_name[name] for name in chosen), key=lambda node: graph.position[node.name]))
     produced = {value for node in nodes for value in node.outputs}
     values: dict[str, Value] = {}
     inputs: list[str] = []

@@ -92,6 +92,7 @@ class _Cutter:
 
     def __init__(self, graph: Graph, clustering: Clustering, as_inputs: frozenset[str]) -> None:
         self.graph = graph
+        self.free = clustering.free
         self.free_of = {output: node for node in clustering.free.values() for output in node.outputs}
         self.as_inputs = as_inputs
 
@@ -104,7 +105,7 @@ class _Cutter:
                 names.add(node.name)
                 stack.extend(node.inputs)
         program = extract(self.graph, names, name)
-        free_outputs = {output for node in self.free_of.values() if node.name in names for output in node.outputs}
+        free_outputs = {output for name in names.intersection(self.free) for output in self.free[name].outputs}
         outputs = tuple(value for value in program.outputs if value not in free_outputs)
         return _read_as_inputs(replace(program, outputs=outputs), self.as_inputs)
 
