@@ -21,6 +21,7 @@ from hetcc.passes.estimate import HOST, CostTable, DeviceSet, cache_devices, est
 from hetcc.passes.normalize import NarrowToSelection, Rewrite, Simplify
 from hetcc.passes.phase import PlannedPhase
 from hetcc.passes.place import finish, load_placer, place_optimal
+from hetcc.passes.place.follow import with_followers
 from hetcc.passes.schedule import RegionProgram, allocate, build_regions, build_steps
 from hetcc.passes.schedule.steps import StepPrices
 from hetcc.passes.tag import TagMemoryPipeline
@@ -177,7 +178,7 @@ def read_placement(file: Path) -> dict[str, object]:
 def _force(table: CostTable, assignment: dict[str, str], forced: tuple[tuple[str, str], ...]) -> dict[str, str]:
     """Move matching clusters, and the memory that only they read, to the devices asked for."""
     problem = table.problem
-    forced_names: set[str] = set()
+    named: dict[str, str] = {}
     for pattern, device in forced:
         if device not in problem.devices:
             raise UserError("HET-M001", f"'{device}' is not a device of this plan", where=f"--place {pattern}={device}",
@@ -188,10 +189,11 @@ def _force(table: CostTable, assignment: dict[str, str], forced: tuple[tuple[str
             raise UserError("HET-P005", _why_none(table, [cluster.name for cluster in matching], pattern, device),
                             where=f"--place {pattern}={device}",
                             fix="`hetcc explain BUNDLE NODE` shows which devices take a node and why others do not")
-        for cluster in allowed:
-            assignment[cluster.name] = device
-            forced_names.add(cluster.name)
-    return _follow(table, assignment, forced_names)
+        named.update(dict.fromkeys((cluster.name for cluster in allowed), device))
+    for device in dict.fromkeys(named.values()):
+        followers = with_followers(problem, {name for name, home in named.items() if home == device}, device)
+        assignment.update(dict.fromkeys(followers, device))
+    return {**assignment, **named}
 
 
 def _matches(table: CostTable, cluster: str, nodes: tuple[str, ...], pattern: str) -> bool:
@@ -206,22 +208,6 @@ def _why_none(table: CostTable, matching: list[str], pattern: str, device: str) 
         return f"no stage, cluster or node matches '{pattern}'"
     node, rejected = table.estimates[matching[0]].rejections.get(device, (matching[0], Rejected("was kept from it")))
     return f"nothing that matches '{pattern}' can run on {device}; '{node}': {rejected}"
-
-
-def _follow(table: CostTable, assignment: dict[str, str], forced: set[str]) -> dict[str, str]:
-    """Clusters read only by forced ones go along where they may: so a memory lives where it is scanned."""
-    readers: dict[str, set[str]] = {}
-    for tensor in table.problem.tensors:
-        readers.setdefault(tensor.producer, set()).update(tensor.consumers)
-    for cluster in reversed(table.problem.clusters):
-        used_by = readers.get(cluster.name, set())
-        homes = {assignment[name] for name in used_by}
-        if used_by and used_by <= forced and len(homes) == 1 and cluster.name not in forced:
-            device = homes.pop()
-            if device in cluster.costs:
-                assignment[cluster.name] = device
-                forced.add(cluster.name)
-    return assignment
 
 
 def keep_from(table: CostTable, refused: list[tuple[str, str, str]]) -> CostTable:

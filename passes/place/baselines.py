@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from hetcc.ir.tags import Stage
 from hetcc.passes.contract import ClusterFacts
+from hetcc.passes.place.follow import with_followers
 from hetcc.plan.placement import Cluster, PlacementProblem
 
 
@@ -53,19 +54,10 @@ class StageRule:
     otherwise: str = "gpu"
 
     def place(self, problem: PlacementProblem, facts: ClusterFacts) -> dict[str, str]:
-        """Device by cluster name; what only the mapped stages read, and the device takes, goes with them.
-
-        That is how the memory follows: a cache lives where it is updated, and moving it costs all its bytes.
-        """
-        wanted = {cluster.name for cluster in problem.clusters
+        """Device by cluster name; what only the mapped stages read, and the device takes, goes with them."""
+        mapped = {cluster.name for cluster in problem.clusters
                   if facts.stage.get(cluster.name) in self.stages and self.device in cluster.costs}
-        readers: dict[str, set[str]] = {}
-        for tensor in problem.tensors:
-            readers.setdefault(tensor.producer, set()).update(tensor.consumers)
-        for cluster in reversed(problem.clusters):
-            used_by = readers.get(cluster.name, set())
-            if self.device in cluster.costs and used_by and used_by <= wanted:
-                wanted.add(cluster.name)
+        wanted = with_followers(problem, mapped, self.device)
         return {cluster.name: _prefer(cluster, problem, self.device if cluster.name in wanted else self.otherwise)
                 for cluster in problem.clusters}
 
