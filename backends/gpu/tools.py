@@ -5,16 +5,19 @@ A child that crashes, is killed or does not end in time gives an :class:`Outcome
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import hashlib
 import importlib.metadata
 import importlib.util
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -197,10 +200,17 @@ def run_compiler(source: Path, destination: Path, target: Target, timeout_s: flo
     return outcome
 
 
+_linker_lock = threading.Lock()
+
+
 @cache
-def _linker_folder() -> tempfile.TemporaryDirectory[str]:
-    """A folder for the linker's other name; removed when the process ends."""
-    return tempfile.TemporaryDirectory(prefix="hetcc-linker-")
+def _linked(linker: Path) -> Path:
+    """Another name of the linker, in a folder that is removed when the process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="hetcc-linker-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    link = folder / linker.name
+    link.symlink_to(linker)
+    return link
 
 
 def _linker_flags() -> tuple[str, ...]:
@@ -211,10 +221,8 @@ def _linker_flags() -> tuple[str, ...]:
     linker = Path(iree_compile_path()).with_name("iree-lld")
     if len(str(linker).split()) == 1:
         return ()
-    link = Path(_linker_folder().name) / "iree-lld"
-    with contextlib.suppress(FileExistsError):
-        link.symlink_to(linker)
-    return (f"--iree-llvmcpu-embedded-linker-path={link}",)
+    with _linker_lock:  # compilers are started from several threads, and a cache alone would link twice
+        return (f"--iree-llvmcpu-embedded-linker-path={_linked(linker)}",)
 
 
 PROBE = """func.func @main(%0: tensor<4xf32>) -> tensor<4xf32> {

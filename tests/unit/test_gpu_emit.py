@@ -241,3 +241,24 @@ def test_real_tools_give_the_same_bytes_in_every_folder(tmp_path: Path) -> None:
         module = folder / "module"
         assert tools.run_compiler(pair[1], module, tools.target_named(target)).ok
         assert module.read_bytes() == good.files[good.entry.replace("llvm-cpu", target)]
+
+
+def test_a_linker_in_a_folder_with_a_space_gets_another_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Once, also when several threads ask; the name has no white space and leads to the linker."""
+    folder = tmp_path / "with space"
+    folder.mkdir()
+    (folder / "iree-lld").write_text("the linker", encoding="utf-8")
+    monkeypatch.setattr(tools, "iree_compile_path", lambda: str(folder / "iree-compile"))
+    with ThreadPoolExecutor(8) as pool:
+        flags = set(pool.map(lambda _: tools._linker_flags(), range(32)))
+    (flag,), = flags
+    name, _, path = flag.partition("=")
+    assert name == "--iree-llvmcpu-embedded-linker-path"
+    assert len(path.split()) == 1
+    assert Path(path).read_text(encoding="utf-8") == "the linker"
+
+
+def test_a_linker_elsewhere_keeps_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No flag is needed."""
+    monkeypatch.setattr(tools, "iree_compile_path", lambda: "/usr/lib/iree/iree-compile")
+    assert tools._linker_flags() == ()
