@@ -108,7 +108,7 @@ def _place_and_schedule(
         prices = StepPrices(_region_times(table, placement), transfer_time_s)
         steps = build_steps(tagged.graph, programs, commits, prices, cache_device)
         sizes = {value.name: value.type.size_bytes for value in tagged.graph.values.values()}
-        buffers = allocate(steps, sizes, _resident(tagged.graph, programs, cache_device))
+        buffers = allocate(steps, sizes, _resident(programs, cache_device))
         works = _region_works(tagged.graph, clustering, placement)
     check_amdahl(table, placement, gpu_only)
     return PlannedPhase(name, request, tagged, rewrites, clustering, table, placement, gpu_only, programs, commits,
@@ -263,9 +263,9 @@ def _region_times(table: CostTable, placement: Placement) -> dict[str, float]:
     return times
 
 
-def _resident(graph: Graph, programs: tuple[RegionProgram, ...],
+def _resident(programs: tuple[RegionProgram, ...],
               cache_device: Mapping[str, str]) -> list[tuple[str, str, Residency]]:
-    pairs = weight_devices(graph, {program.name: program.program for program in programs},
+    pairs = weight_devices({program.name: program.program for program in programs},
                            {program.name: program.device for program in programs})
     weights: list[tuple[str, str, Residency]] = [(name, device, "weight") for name, device in sorted(pairs)]
     caches: list[tuple[str, str, Residency]] = [(name, device, "cache") for name, device in cache_device.items()]

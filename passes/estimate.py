@@ -11,7 +11,7 @@ from hetcc.cost_model.device import Device
 from hetcc.cost_model.price import Price, price, region_launch
 from hetcc.cost_model.transfer import transfer
 from hetcc.cost_model.work import Work, works_of
-from hetcc.ir import Graph, Node, OperatorClass, Role, Stage
+from hetcc.ir import Graph, Node, OperatorClass, Stage
 from hetcc.ir.subgraph import weights_of
 from hetcc.passes.clusters import Clustering, NodeGroup
 from hetcc.passes.contract import ClusterFacts
@@ -222,12 +222,9 @@ def cache_devices(graph: Graph, clustering: Clustering, device_of: Mapping[str, 
     return found
 
 
-def weight_devices(
-    graph: Graph, regions: Mapping[str, Graph], device_of_region: Mapping[str, str],
-) -> set[tuple[str, str]]:
+def weight_devices(regions: Mapping[str, Graph], device_of_region: Mapping[str, str]) -> set[tuple[str, str]]:
     """(weight, device) pairs: where each weight has to be."""
-    return {(name, device_of_region[region]) for region, program in regions.items() for name in weights_of(program)
-            if graph.values[name].role is not Role.INPUT}
+    return {(name, device_of_region[region]) for region, program in regions.items() for name in weights_of(program)}
 
 
 __all__ = ["HOST", "ClusterEstimate", "CostTable", "DeviceSet", "cache_devices", "estimate", "weight_devices"]

@@ -15,6 +15,7 @@ from hetcc.capture.reference import ReferenceRun, ReferenceStep, SelectionRefere
 from hetcc.errors import ToolError, UserError
 from hetcc.ir import OperatorClass
 from hetcc.onnx.read import read_model
+from hetcc.onnx.reference import plain_runtime
 from hetcc.onnx.types import type_proto_of
 
 Array = numpy.ndarray
@@ -112,14 +113,7 @@ class OnnxReference:
 
 def _open_session(path: Path, program: Any, sizes: Mapping[str, int]) -> Any:
     """An onnxruntime session for ``program``, whose external data lies beside ``path``."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ToolError("HET-T001", "onnxruntime is not installed", fix="pip install onnxruntime") from error
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
+    onnxruntime, options = plain_runtime()
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
     for name, size in sizes.items():
         options.add_free_dimension_override_by_name(name, size)

@@ -17,6 +17,8 @@ _EXAMPLES = """[bold]Examples[/bold]
 hetcc export bundle --format json -o placement.json
 (edit the devices under "placement", then `hetcc compile MODEL --placement placement.json`)
 
+hetcc export bundle --format text | less
+
 hetcc export bundle --format dot | dot -Tsvg > plan.svg
 
 hetcc export --format schema"""
@@ -30,8 +32,9 @@ def add_to(app: typer.Typer) -> None:
 def export(
     bundle: Annotated[Path | None, typer.Argument(
         metavar="BUNDLE", help="Folder written by `hetcc compile`; not needed for the schema.")] = None,
-    form: Annotated[Literal["json", "dot", "graphml", "schema"], typer.Option(
-        "--format", help="json: prices and placement; dot, graphml: the same as a picture; schema: of plan.json.")
+    form: Annotated[Literal["json", "text", "dot", "graphml", "schema"], typer.Option(
+        "--format", help="json: prices and placement; text: the graph, a line a node; dot, graphml: the placement as a "
+        "picture; schema: of plan.json.")
     ] = "json",
     phase: Annotated[str | None, typer.Option("--phase", help="Phase to export; default: the main one.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Default: stdout.")] = None,
@@ -57,6 +60,7 @@ def _schema_text() -> str:
 
 def _graph_text(bundle: Path | None, form: str, phase: str | None) -> str:
     from hetcc import api
+    from hetcc.ir.printer import print_graph
     from hetcc.passes.place import export as pictures
     from hetcc.report.export import placement_document
 
@@ -65,6 +69,10 @@ def _graph_text(bundle: Path | None, form: str, phase: str | None) -> str:
     opened = api.load(bundle)
     name = phase or main_phase_of(opened)
     problem, placement = opened.problem(name), opened.placement(name)
+    if form == "text":
+        tagged = opened.tagged(name)
+        homes = {node: placement.device_of[cluster] for node, cluster in problem.cluster_of_node.items()}
+        return print_graph(tagged.graph, tagged.tags, homes)
     if form == "dot":
         return pictures.problem_to_dot(problem, placement.device_of)
     if form == "graphml":

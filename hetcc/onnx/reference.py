@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy
 
@@ -14,11 +15,11 @@ from hetcc.onnx.evaluate import evaluator_of
 from hetcc.onnx.rebuild import to_model
 
 
-def run_reference(path: Path, inputs: Mapping[str, numpy.ndarray]) -> dict[str, numpy.ndarray]:
-    """Outputs of the model file by name, computed by onnxruntime on the CPU without graph optimisations.
+def plain_runtime() -> tuple[Any, Any]:
+    """The onnxruntime module and options under which it computes a file as it is: no optimisation, one thread.
 
     Raises:
-        ToolError: HET-T001, onnxruntime is not installed; HET-T002, it refuses the model or the inputs.
+        ToolError: HET-T001, onnxruntime is not installed.
     """
     try:
         import onnxruntime
@@ -28,6 +29,16 @@ def run_reference(path: Path, inputs: Mapping[str, numpy.ndarray]) -> dict[str, 
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
+    return onnxruntime, options
+
+
+def run_reference(path: Path, inputs: Mapping[str, numpy.ndarray]) -> dict[str, numpy.ndarray]:
+    """Outputs of the model file by name, computed by onnxruntime on the CPU without graph optimisations.
+
+    Raises:
+        ToolError: HET-T001, onnxruntime is not installed; HET-T002, it refuses the model or the inputs.
+    """
+    onnxruntime, options = plain_runtime()
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         names = [output.name for output in session.get_outputs()]

@@ -83,3 +83,12 @@ def test_file_of_one_phase_leaves_the_other_alone(tmp_path: Path) -> None:
     assert again.code == 0, again.err
     partitioners = {name: phase["partition"]["partitioner"] for name, phase in again.document["phases"].items()}
     assert partitioners == {"prefill": "file prefill.json", "decode": "optimal"}
+
+
+def test_the_graph_is_exported_as_text(plan: Path) -> None:
+    """One line a node, with its stage and its device in the margin."""
+    exported = hetcc("export", str(plan), "--format", "text")
+    assert exported.code == 0, exported.err
+    selections = [line for line in exported.out.splitlines() if "retrieval" in line and "topk" in line]
+    assert selections
+    assert all("fpga" in line for line in selections)
