@@ -191,9 +191,10 @@ def _force(table: CostTable, assignment: dict[str, str], forced: tuple[tuple[str
                             fix="`hetcc explain BUNDLE NODE` shows which devices take a node and why others do not")
         named.update(dict.fromkeys((cluster.name for cluster in allowed), device))
     for device in dict.fromkeys(named.values()):
-        followers = with_followers(problem, {name for name, home in named.items() if home == device}, device)
+        here = {name for name, home in named.items() if home == device}
+        followers = with_followers(problem, here, device, elsewhere=named.keys() - here)
         assignment.update(dict.fromkeys(followers, device))
-    return {**assignment, **named}
+    return assignment
 
 
 def _matches(table: CostTable, cluster: str, nodes: tuple[str, ...], pattern: str) -> bool:
