@@ -1,17 +1,19 @@
-"""What it costs to move bytes between two devices.
+"""What it costs to move bytes between two devices, by named sets of links.
 
 Between GPU and FPGA the published piecewise fit of peer-to-peer bandwidth over size is used; between host and device
 latency plus size over bandwidth. A fit may claim that a larger copy takes less time than a smaller one; time is
 therefore taken as the running maximum over sizes, and copies below the smallest size a fit speaks about cost what
-that size costs. Zero bytes cost nothing.
+that size costs. Zero bytes cost nothing. Where a set has no link between GPU and FPGA, copies go through the host and
+pay both hops.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -20,6 +22,9 @@ from hetcc.cost_model.quantity import Corner, Provenance, Quantity, Record, wors
 from hetcc.errors import UserError
 
 LINKS_FILE = Path(__file__).parent / "links.toml"
+LINKS_SCHEMA_FILE = Path(__file__).parent / "links.schema.json"
+PUBLISHED = "published"
+"""The set that is used when none is named: the published test machine."""
 _KIB = 1024.0
 _GIB = float(1 << 30)
 
@@ -42,6 +47,7 @@ class Link(Record):
 
     source: DeviceKind
     destination: DeviceKind
+    both_ways: bool = Field(default=False, description="the other direction is alike")
     medium: str
     energy_j_per_byte: Quantity
     latency_s: Quantity | None = None
@@ -88,9 +94,32 @@ class Link(Record):
         return [number for number in own if number is not None] + slopes + bases
 
 
-class _Links(Record):
-    schema_name: Literal["hetcc-links/1"] = Field(alias="schema")
+class LinkSet(Record):
+    """The links of one kind of box."""
+
+    name: str
+    title: str
     links: tuple[Link, ...]
+
+    @model_validator(mode="after")
+    def _check_ends(self) -> LinkSet:
+        ends = [pair for link in self.links for pair in ends_of(link)]
+        wanted = {(DeviceKind.HOST, kind) for kind in (DeviceKind.GPU, DeviceKind.FPGA)}
+        wanted |= {(target, source) for source, target in wanted}
+        if len(ends) != len(set(ends)) or not wanted.issubset(ends):
+            raise ValueError(f"'{self.name}' needs one link between host and GPU and host and FPGA, each way")
+        return self
+
+
+class _Links(Record):
+    schema_name: Literal["hetcc-links/2"] = Field(alias="schema")
+    sets: tuple[LinkSet, ...]
+
+
+def ends_of(link: Link) -> list[tuple[DeviceKind, DeviceKind]]:
+    """The directions a link serves."""
+    there = (link.source, link.destination)
+    return [there, (link.destination, link.source)] if link.both_ways else [there]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,22 +133,24 @@ class Transfer:
     source: Provenance
 
 
-def link_between(source: Device | DeviceKind | str, destination: Device | DeviceKind | str) -> Link:
-    """The link from one kind of device to another.
+def link_between(source: Device | DeviceKind | str, destination: Device | DeviceKind | str,
+                 links: str = PUBLISHED) -> Link:
+    """The link from one kind of device to another, in a set of links.
 
     Raises:
-        UserError: HET-M001 if a kind is unknown or no link joins the two.
+        UserError: HET-M001 if a kind or the set is unknown, or no link joins the two.
     """
     ends = (_kind(source), _kind(destination))
-    for link in load_links():
-        if (link.source, link.destination) == ends:
-            return link
-    raise UserError("HET-M001", f"no link leads from '{ends[0].value}' to '{ends[1].value}'", where=LINKS_FILE.name)
+    found = _directions(links).get(ends)
+    if found is None:
+        raise UserError("HET-M001", f"no link leads from '{ends[0].value}' to '{ends[1].value}' in '{links}'",
+                        where=LINKS_FILE.name)
+    return found
 
 
 def transfer(
     source: Device | DeviceKind | str, destination: Device | DeviceKind | str, size_bytes: int, *,
-    peer_to_peer: bool = True,
+    peer_to_peer: bool = True, links: str = PUBLISHED,
 ) -> Transfer:
     """The price of copying ``size_bytes`` once.
 
@@ -127,25 +158,35 @@ def transfer(
         source: device, or kind of device (``gpu``, ``fpga``, ``host``).
         destination: likewise; two devices of one kind count as one device, and nothing is moved.
         size_bytes: how much; nothing costs nothing.
-        peer_to_peer: whether GPU and FPGA reach each other directly; if not, the copy is staged through the host.
+        peer_to_peer: whether GPU and FPGA may reach each other directly, if the set has a link for it; if not, the copy
+            is staged through the host.
+        links: set of links by name.
     """
     ends = (_kind(source), _kind(destination))
     if ends[0] is ends[1] or size_bytes <= 0:
         return Transfer(0.0, 0.0, 0.0, 0.0, Provenance.MEASURED)
-    links = [link_between(*ends)]
-    if not peer_to_peer and DeviceKind.HOST not in ends:
-        links = [link_between(ends[0], DeviceKind.HOST), link_between(DeviceKind.HOST, ends[1])]
-    times = {corner: sum(link.time_s(size_bytes, corner) for link in links) for corner in Corner}
-    energy_j = sum(link.energy_j_per_byte.value for link in links) * size_bytes
+    hops = route(*ends, peer_to_peer=peer_to_peer, links=links)
+    times = {corner: sum(link.time_s(size_bytes, corner) for link in hops) for corner in Corner}
+    energy_j = sum(link.energy_j_per_byte.value for link in hops) * size_bytes
     return Transfer(times[Corner.LIKELY], energy_j, times[Corner.FAST], times[Corner.SLOW],
-                    worst(number for link in links for number in link.quantities()))
+                    worst(number for link in hops for number in link.quantities()))
+
+
+def route(source: Device | DeviceKind | str, destination: Device | DeviceKind | str, *, peer_to_peer: bool = True,
+          links: str = PUBLISHED) -> tuple[Link, ...]:
+    """The hops of a copy between two kinds of device: one, or two through the host."""
+    ends = (_kind(source), _kind(destination))
+    if DeviceKind.HOST in ends or (peer_to_peer and ends in _directions(links)):
+        return (link_between(*ends, links),)
+    return (link_between(ends[0], DeviceKind.HOST, links), link_between(DeviceKind.HOST, ends[1], links))
 
 
 def transfer_time_s(
     source: Device | DeviceKind | str, destination: Device | DeviceKind | str, size_bytes: int,
+    links: str = PUBLISHED,
 ) -> float:
     """Seconds for copying ``size_bytes`` once."""
-    return transfer(source, destination, size_bytes).time_s
+    return transfer(source, destination, size_bytes, links=links).time_s
 
 
 def _kind(device: Device | DeviceKind | str) -> DeviceKind:
@@ -158,10 +199,40 @@ def _kind(device: Device | DeviceKind | str) -> DeviceKind:
         raise UserError("HET-M001", f"'{device}' is no kind of device; known: {known}", where=str(device)) from error
 
 
+def list_link_sets() -> tuple[str, ...]:
+    """Names of the sets of links, in the order of the file."""
+    return tuple(found.name for found in load_link_sets())
+
+
+def load_links(links: str = PUBLISHED) -> tuple[Link, ...]:
+    """The links of a set.
+
+    Raises:
+        UserError: HET-M001 for an unknown name.
+    """
+    for found in load_link_sets():
+        if found.name == links:
+            return found.links
+    raise UserError("HET-M001", f"no set of links is called '{links}'; known: {', '.join(list_link_sets())}",
+                    where=links)
+
+
 @lru_cache(maxsize=1)
-def load_links() -> tuple[Link, ...]:
-    """All links, from ``links.toml``."""
+def load_link_sets() -> tuple[LinkSet, ...]:
+    """All sets, from ``links.toml``."""
     try:
-        return _Links.model_validate(read_toml(LINKS_FILE, "a list of links")).links
+        return _Links.model_validate(read_toml(LINKS_FILE, "a list of links")).sets
     except ValidationError as error:
         raise invalid(error, LINKS_FILE) from error
+
+
+def links_schema_text() -> str:
+    """The JSON Schema of ``links.toml`` as published in ``links.schema.json``, to the byte."""
+    schema: dict[str, Any] = {"$schema": "https://json-schema.org/draft/2020-12/schema",
+                              **_Links.model_json_schema(by_alias=True)}
+    return json.dumps(schema, indent=1, sort_keys=True) + "\n"
+
+
+@lru_cache(maxsize=64)
+def _directions(links: str) -> dict[tuple[DeviceKind, DeviceKind], Link]:
+    return {ends: link for link in load_links(links) for ends in ends_of(link)}

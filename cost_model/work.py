@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hetcc.ir import DType, Graph, Node, OperatorClass, Role
 
@@ -29,15 +29,44 @@ _ELEMENTWISE_FLOPS = {"cast": 0, "copy": 0, "fill": 0, "where": 0,
 """Flops per output element of functions that select, move or take several operations; all others count one."""
 
 
+DistanceOf = Callable[[str], int | None]
+"""Bytes of traffic since a value in memory was last touched; None if it never was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """The shape of matrix products: ``batch`` times ``[rows, depth] x [depth, columns]``."""
+
+    batch: int
+    rows: int
+    columns: int
+    depth: int
+    is_projection: bool = False
+    """Whether one operand is a weight."""
+
+    @property
+    def narrow(self) -> int:
+        """The shorter side of the result: how often each element of the larger operand is used."""
+        return min(self.rows, self.columns)
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Arithmetic and memory traffic; adds up."""
+    """Arithmetic and memory traffic; adds up. How it is cut does not, and is no part of how much it is."""
 
     flops: int = 0
     bytes_read: int = 0
     bytes_written: int = 0
     elements: int = 0
     """Scalars that pass through, for units that take so many per cycle: the larger of what is read and written."""
+    product: Product | None = field(default=None, compare=False)
+    """Of matrix products whose shape is known."""
+    selected: int = field(default=0, compare=False)
+    """Entries that a selection keeps."""
+    recent: tuple[tuple[int, int], ...] = field(default=(), compare=False)
+    """(bytes, distance) of reads of values that were touched ``distance`` bytes of traffic ago."""
+    resident: tuple[int, int] = field(default=(0, 0), compare=False)
+    """Bytes of the reads that a streaming device may keep in block RAM and in ultra RAM between steps."""
 
     def __add__(self, other: Work) -> Work:
         return Work(self.flops + other.flops, self.bytes_read + other.bytes_read,
@@ -61,7 +90,8 @@ class Work:
         return not (self.flops or self.bytes_moved)
 
 
-def work_of(node: Node, graph: Graph, *, held: Collection[str] = (), unwritten: Collection[str] = ()) -> Work:
+def work_of(node: Node, graph: Graph, *, held: Collection[str] = (), unwritten: Collection[str] = (),
+            distance_of: DistanceOf | None = None) -> Work:
     """The work of one node.
 
     Args:
@@ -69,6 +99,7 @@ def work_of(node: Node, graph: Graph, *, held: Collection[str] = (), unwritten: 
         graph: where the types and producers of its operands are.
         held: values that need not be read from memory, because the program that contains the node has just made them.
         unwritten: values that need not be written to memory, because nobody outside that program reads them.
+        distance_of: how long ago a value in memory was touched; absent: nothing is known, and nothing is recent.
     """
     if node.operator_class is OperatorClass.VIEW or is_indexed_read(node, graph):
         return Work()
@@ -78,11 +109,20 @@ def work_of(node: Node, graph: Graph, *, held: Collection[str] = (), unwritten: 
     # An updated cache is an output in name only: the rows that do not change do not pass.
     made = () if node.operator_class is OperatorClass.CACHE_UPDATE else node.outputs
     passing = [graph.type_of(name).elements for name in (*_streamed(node), *made)]
-    return Work(flops, reads, writes, max(passing, default=0))
+    product = _product(node, graph) if node.operator_class is OperatorClass.MATMUL else None
+    selected = graph.type_of(node.outputs[0]).elements if node.operator_class is OperatorClass.TOPK else 0
+    recent = _recent(reads, graph, distance_of) if distance_of is not None else ()
+    return Work(flops, sum(size for _, size in reads), writes, max(passing, default=0), product, selected, recent)
 
 
-def works_of(nodes: Iterable[Node], graph: Graph) -> tuple[tuple[Work, OperatorClass, DType], ...]:
+def works_of(nodes: Iterable[Node], graph: Graph,
+             distance_of: DistanceOf | None = None) -> tuple[tuple[Work, OperatorClass, DType], ...]:
     """The work of nodes that run as one program: what passes between them stays out of memory.
+
+    Args:
+        nodes: in program order.
+        graph: which they are nodes of.
+        distance_of: as of ``work_of``.
 
     Returns:
         per node that does anything: its work, class, and the element type it computes in.
@@ -93,12 +133,13 @@ def works_of(nodes: Iterable[Node], graph: Graph) -> tuple[tuple[Work, OperatorC
     escaping = {
         base for node in inside for name in node.outputs
         if name in graph.results or any(reader.name not in names for reader in graph.consumers_of(name))
-        for base in _view_chain(name, graph)
+        for base in view_chain(name, graph)
     }
     # An updated cache is the whole cache, and that is in memory however few rows were new.
     caches = {name for node in inside if node.operator_class is OperatorClass.CACHE_UPDATE for name in node.outputs}
-    held = {name for name in made if _view_chain(name, graph)[-1] in made - caches}
-    counted = ((work_of(node, graph, held=held, unwritten=made - escaping), node) for node in inside)
+    held = {name for name in made if view_chain(name, graph)[-1] in made - caches}
+    unwritten = made - escaping
+    counted = ((work_of(node, graph, held=held, unwritten=unwritten, distance_of=distance_of), node) for node in inside)
     return tuple((work, node.operator_class, compute_type(node, graph)) for work, node in counted
                  if not work.is_nothing)
 
@@ -124,13 +165,13 @@ def is_indexed_read(node: Node, graph: Graph) -> bool:
     if node.operator_class is not OperatorClass.GATHER or node.attribute("mode", "rows") != "rows":
         return False
     table = node.operand("data")
-    if table is None or graph.values[_view_chain(table, graph)[-1]].role is not Role.PARAMETER:
+    if table is None or graph.values[view_chain(table, graph)[-1]].role is not Role.PARAMETER:
         return False
     readers = list(_readers_through_views(node.outputs[0], graph))
     return bool(readers) and all(reader.operator_class is OperatorClass.MATMUL for reader in readers)
 
 
-def _view_chain(name: str, graph: Graph) -> list[str]:
+def view_chain(name: str, graph: Graph) -> list[str]:
     """``name`` and what it is a view of, up to a value that is in memory."""
     chain = [name]
     while True:
@@ -153,7 +194,7 @@ def _readers_through_views(name: str, graph: Graph) -> Iterable[Node]:
 
 def _bytes_of(name: str, graph: Graph, held: Collection[str]) -> int:
     """Bytes that reading the value moves."""
-    chain = _view_chain(name, graph)
+    chain = view_chain(name, graph)
     if any(link in held for link in chain):
         return 0
     size_bytes = min(graph.type_of(link).size_bytes for link in chain)
@@ -165,33 +206,69 @@ def _bytes_of(name: str, graph: Graph, held: Collection[str]) -> int:
     return size_bytes
 
 
-def _read_operands(node: Node, graph: Graph, held: Collection[str]) -> int:
-    return sum(_bytes_of(name, graph, held) for name in dict.fromkeys(node.inputs))
+Reads = list[tuple[str, int]]
+"""(value in memory, bytes) per operand that is read."""
 
 
-def _read_gathered(node: Node, graph: Graph, held: Collection[str]) -> int:
+def _read_operands(node: Node, graph: Graph, held: Collection[str]) -> Reads:
+    return [(name, _bytes_of(name, graph, held)) for name in dict.fromkeys(node.inputs)]
+
+
+def _read_gathered(node: Node, graph: Graph, held: Collection[str]) -> Reads:
     """The rows or elements taken, and all that says which."""
     data = node.operand("data") or node.inputs[0]
     taken = 0
-    if not any(link in held for link in _view_chain(data, graph)):
+    if not any(link in held for link in view_chain(data, graph)):
         taken = graph.type_of(node.outputs[0]).elements * graph.type_of(data).dtype.size_bytes
-    return taken + sum(_bytes_of(name, graph, held) for name in dict.fromkeys(node.inputs) if name != data)
+    return [(data, taken), *((name, _bytes_of(name, graph, held)) for name in dict.fromkeys(node.inputs)
+                             if name != data)]
 
 
-def _read_updates(node: Node, graph: Graph, held: Collection[str]) -> int:
+def _read_updates(node: Node, graph: Graph, held: Collection[str]) -> Reads:
     """The new rows and where they go; the rest of the cache is not touched."""
     names = (node.operand("updates"), node.operand("indices"))
-    return sum(_bytes_of(name, graph, held) for name in names if name is not None)
+    return [(name, _bytes_of(name, graph, held)) for name in names if name is not None]
 
 
-def _read_elementwise(node: Node, graph: Graph, held: Collection[str]) -> int:
+def _read_elementwise(node: Node, graph: Graph, held: Collection[str]) -> Reads:
     """All operands, unless the node only takes the shape of one."""
-    return 0 if node.attribute("function") == "fill" else _read_operands(node, graph, held)
+    return [] if node.attribute("function") == "fill" else _read_operands(node, graph, held)
 
 
-def _read_nothing(node: Node, graph: Graph, held: Collection[str]) -> int:
+def _read_nothing(node: Node, graph: Graph, held: Collection[str]) -> Reads:
     del node, graph, held
-    return 0
+    return []
+
+
+def _recent(reads: Reads, graph: Graph, distance_of: DistanceOf) -> tuple[tuple[int, int], ...]:
+    """Reads of values that were touched before. An indexed read picks rows of a table: it is not counted as one."""
+    found = []
+    for name, size in reads:
+        distance = distance_of(view_chain(name, graph)[-1]) if size else None
+        if distance is not None:
+            found.append((size, distance))
+    return tuple(found)
+
+
+def _product(node: Node, graph: Graph) -> Product | None:
+    """Leading axes count as rows if the right operand has none of its own, else as so many products."""
+    left, right = node.operand("lhs") or node.inputs[0], node.operand("rhs") or node.inputs[-1]
+    depth_of, result = graph.type_of(left).shape, graph.type_of(node.outputs[0]).shape
+    if not depth_of or not result or not graph.type_of(node.outputs[0]).elements:
+        return None
+    projection = any(_is_weight(name, graph) for name in (left, right))
+    columns = result[-1] if len(result) > 1 else 1
+    rows = result[-2] if len(result) > 1 else result[-1]
+    batch = math.prod(result[:-2])
+    if len(graph.type_of(right).shape) <= 2:
+        batch, rows = 1, batch * rows
+    return Product(batch, rows, columns, max(depth_of[-1], 1), projection)
+
+
+def _is_weight(name: str, graph: Graph) -> bool:
+    root = view_chain(name, graph)[-1]
+    producer = graph.producer.get(root)
+    return graph.values[root].role.is_weight or (producer is not None and is_indexed_read(producer, graph))
 
 
 def _written(node: Node, graph: Graph, unwritten: Collection[str]) -> int:
@@ -257,7 +334,7 @@ _FLOPS: dict[OperatorClass, Callable[[Node, Graph], int]] = {
     OperatorClass.NORMALIZATION: lambda node, graph: NORMALIZATION_FLOPS_PER_ELEMENT * _outputs(node, graph),
 }
 """Classes that are absent do no arithmetic."""
-_READS: dict[OperatorClass, Callable[[Node, Graph, Collection[str]], int]] = {
+_READS: dict[OperatorClass, Callable[[Node, Graph, Collection[str]], Reads]] = {
     OperatorClass.GATHER: _read_gathered,
     OperatorClass.CACHE_UPDATE: _read_updates,
     OperatorClass.CREATE: _read_nothing,

@@ -48,6 +48,8 @@ class CompileOptions:
     fpga: str = "u55c"
     host: str = "host"
     baseline: str = "tuned"
+    links: str = "published"
+    """Set of links between the devices, by name."""
     choice: PlacementChoice = field(default_factory=PlacementChoice)
     ignore_capacity: bool = False
     emit: str = "auto"

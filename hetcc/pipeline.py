@@ -13,6 +13,7 @@ from hetcc import emission, planning
 from hetcc.backends.gpu.tools import target_named
 from hetcc.capture.model import CapturedModel, CaptureRequest
 from hetcc.cost_model.device import load_device
+from hetcc.cost_model.transfer import load_links
 from hetcc.errors import InternalError, UserError
 from hetcc.ir import Stage
 from hetcc.ir.serialize import tagged_to_bytes
@@ -136,7 +137,7 @@ def device_set(options: CompileOptions) -> DeviceSet:
     """Profiles and back ends of the devices named in the options.
 
     Raises:
-        UserError: HET-M001, an unknown device or baseline.
+        UserError: HET-M001, an unknown device, baseline or set of links.
     """
     profiles = {"gpu": load_device(options.gpu), "fpga": load_device(options.fpga), HOST: load_device(options.host)}
     for name, profile in profiles.items():
@@ -144,7 +145,8 @@ def device_set(options: CompileOptions) -> DeviceSet:
             raise UserError("HET-M001", f"'{profile.name}' is a {profile.kind.value}, not a {name}",
                             fix=f"`hetcc devices` lists every {name}")
     profiles["gpu"].baseline(options.baseline)
-    return DeviceSet(profiles, {name: load(spec)() for name, spec in SUPPORTS.items()}, options.baseline)
+    load_links(options.links)
+    return DeviceSet(profiles, {name: load(spec)() for name, spec in SUPPORTS.items()}, options.baseline, options.links)
 
 
 def _misfits(phases: tuple[PlannedPhase, ...], devices: DeviceSet) -> list[tuple[str, str, int, int]]:
@@ -191,7 +193,8 @@ def build_plan(captured: CapturedModel, phases: tuple[PlannedPhase, ...], option
         model=captured.request.model, dtype=captured.request.dtype.value,
         targets=options.emission.targets if made.regions else (), fits=fits, ignore_capacity=options.ignore_capacity,
         devices=tuple(DeviceSpec(name=name, profile=profile.name,
-                                 capacity_bytes=0 if name == HOST else profile.capacity_bytes)
+                                 capacity_bytes=0 if name == HOST else profile.capacity_bytes,
+                                 idle_w=profile.power.idle_w.value)
                       for name, profile in devices.profiles.items()),
         phases=tuple(_phase_plan(phase, options, made) for phase in phases))
 

@@ -6,11 +6,12 @@ import fnmatch
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from hetcc.backends.contract import Rejected
 from hetcc.capture.model import CaptureRequest
-from hetcc.cost_model.transfer import transfer_time_s
+from hetcc.cost_model.transfer import transfer, transfer_time_s
 from hetcc.cost_model.work import Work, works_of
 from hetcc.errors import InternalError, UserError
 from hetcc.ir import Graph, OperatorClass, Stage, TaggedGraph
@@ -52,7 +53,7 @@ def plan_tagged(name: str, tagged: TaggedGraph, rewrites: tuple[Rewrite, ...], r
     Raises:
         UserError: HET-P001 to HET-P005 for impossible placements.
     """
-    tagged, observed = _observe_selections(tagged)
+    tagged, observed = observe_selections(tagged)
     with watch.stage("form regions"):
         clustering = form_clusters(tagged)
     with watch.stage("estimate"):
@@ -72,7 +73,7 @@ def normalize(graph: Graph) -> tuple[Graph, tuple[Rewrite, ...]]:
     return Simplify().run(graph), rewrites
 
 
-def _observe_selections(tagged: TaggedGraph) -> tuple[TaggedGraph, tuple[str, ...]]:
+def observe_selections(tagged: TaggedGraph) -> tuple[TaggedGraph, tuple[str, ...]]:
     """Make the indices of every retrieval a result of the program, so that runs can be compared in what they select."""
     graph = tagged.graph
     found = tuple(node.outputs[-1] for node in graph.nodes
@@ -105,7 +106,12 @@ def _place_and_schedule(
         table = keep_from(table, refused)
     with watch.stage("schedule"):
         cache_device = cache_devices(tagged.graph, clustering, placement.device_of)
-        prices = StepPrices(_region_times(table, placement), transfer_time_s)
+        costs = region_costs(table, placement)
+        prices = StepPrices(
+            {region: cost.time_s for region, cost in costs.items()}, partial(transfer_time_s, links=table.links),
+            {device: cost.time_s for device, cost in table.problem.launch.items()},
+            {region: cost.energy_j for region, cost in costs.items()},
+            lambda source, target, size_bytes: transfer(source, target, size_bytes, links=table.links).energy_j)
         steps = build_steps(tagged.graph, programs, commits, prices, cache_device)
         sizes = {value.name: value.type.size_bytes for value in tagged.graph.values.values()}
         buffers = allocate(steps, sizes, _resident(programs, cache_device))
@@ -247,21 +253,20 @@ def _refused_clusters(programs: tuple[RegionProgram, ...], placement: Placement)
     return found
 
 
-def _region_times(table: CostTable, placement: Placement) -> dict[str, float]:
-    """Predicted time of each region: launch, its clusters, less what fusing saves."""
+def region_costs(table: CostTable, placement: Placement) -> dict[str, Cost]:
+    """Predicted cost of each region: launch, its clusters, less what fusing saves."""
     problem = table.problem
-    times = {}
+    costs = {}
     for region in placement.regions:
         clusters = (problem.cluster_by_name[name] for name in region.clusters)
-        times[region.name] = problem.launch[region.device].time_s + sum(
-            cluster.costs[region.device].time_s for cluster in clusters)
+        costs[region.name] = sum((cluster.costs[region.device] for cluster in clusters), problem.launch[region.device])
     region_of = placement.region_of
     for tensor in problem.tensors:
         home = region_of[tensor.producer]
         saving = tensor.fusion_saving.get(home.device)
         if saving is not None and all(region_of[name] is home for name in tensor.consumers):
-            times[home.name] -= saving.time_s
-    return times
+            costs[home.name] = costs[home.name] - saving
+    return costs
 
 
 def _resident(programs: tuple[RegionProgram, ...],

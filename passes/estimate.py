@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from hetcc.backends.contract import Rejected, Support
 from hetcc.cost_model.device import Device
-from hetcc.cost_model.price import Price, price, region_launch
-from hetcc.cost_model.transfer import transfer
-from hetcc.cost_model.work import Work, works_of
-from hetcc.ir import Graph, Node, OperatorClass, Stage
+from hetcc.cost_model.fpga import on_chip_budget
+from hetcc.cost_model.price import Price, WorkItem, price, region_launch
+from hetcc.cost_model.reuse import Reuse
+from hetcc.cost_model.transfer import PUBLISHED, transfer
+from hetcc.cost_model.work import Work, view_chain, works_of
+from hetcc.ir import Graph, Node, OperatorClass, Role, Stage
 from hetcc.ir.subgraph import weights_of
 from hetcc.passes.clusters import Clustering, NodeGroup
 from hetcc.passes.contract import ClusterFacts
+from hetcc.passes.savings import Crossing, find_savings
 from hetcc.passes.schedule.regions import placed_readers
 from hetcc.passes.schedule.steps import travels_as_argument
 from hetcc.plan.placement import Cluster, Cost, Objective, PlacementProblem, Tensor
 
 HOST = "host"
-_STREAMED = frozenset({Stage.RETRIEVAL, Stage.APPLY})
-
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,9 @@ class DeviceSet:
     profiles: Mapping[str, Device]
     supports: Mapping[str, Support]
     baseline: str
-    """GPU baseline by name: ``tuned`` or ``as-published``."""
+    """Baseline by name, for every device that has it: ``tuned`` or ``as-published``."""
+    links: str = PUBLISHED
+    """Set of links by name."""
 
     def baseline_of(self, device: str) -> str | None:
         """The baseline to price ``device`` with; None means its own default."""
@@ -48,6 +51,8 @@ class ClusterEstimate:
     """By device, also for devices that would accept it but were not needed."""
     rejections: Mapping[str, tuple[str, Rejected]]
     """By device: the first node it refuses, and why."""
+    items: tuple[WorkItem, ...] = ()
+    """The work of its operators, as it was priced; what a streaming device may keep on chip is marked."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,8 @@ class CostTable:
     estimates: Mapping[str, ClusterEstimate]
     problem: PlacementProblem
     facts: ClusterFacts
+    links: str = PUBLISHED
+    """Set of links the transfers were priced with."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "estimates", MappingProxyType(dict(self.estimates)))
@@ -64,13 +71,16 @@ class CostTable:
 
 def estimate(graph: Graph, clustering: Clustering, devices: DeviceSet, objective: Objective) -> CostTable:
     """The priced placement problem of a graph; every cluster has a price on at least one device."""
-    estimates = {group.name: _estimate_cluster(graph, group, devices) for group in clustering.groups}
+    prices = PriceList(devices)
+    items_of = count_work(graph, clustering, devices)
+    estimates = {group.name: _estimate_cluster(graph, group, items_of[group.name], devices, prices)
+                 for group in clustering.groups}
     written_by: dict[str, list[str]] = {}
     for update in graph.updates:
         if update.value in graph.producer:
             written_by.setdefault(graph.producer[update.value].name, []).append(update.cache)
     clusters = tuple(_cluster(graph, found, written_by) for found in estimates.values())
-    tensors = _Tensors(graph, clustering, estimates, devices).all()
+    tensors = _Tensors(graph, clustering, estimates, devices, prices).all()
     names = (*devices.profiles,)
     launch = {name: _cost(region_launch(profile, devices.baseline_of(name)))
               for name, profile in devices.profiles.items()}
@@ -78,25 +88,85 @@ def estimate(graph: Graph, clustering: Clustering, devices: DeviceSet, objective
     problem = PlacementProblem(graph.name, names, clusters, tensors, launch, capacities, objective)
     facts = ClusterFacts({name: found.group.stage for name, found in estimates.items() if found.group.stage},
                          {name: found.work.intensity for name, found in estimates.items()})
-    return CostTable(estimates, problem, facts)
+    return CostTable(estimates, problem, facts, devices.links)
+
+
+def count_work(graph: Graph, clustering: Clustering, devices: DeviceSet) -> dict[str, tuple[WorkItem, ...]]:
+    """The work of every cluster, with what caches may still hold and what a streaming device may keep on chip.
+
+    Two rounds: how long ago a value was touched is known when the traffic of all clusters is.
+    """
+    groups = clustering.groups
+    moved = [sum(item[0].bytes_moved for item in works_of(group.nodes, graph)) for group in groups]
+    reuse = Reuse(graph, [group.nodes for group in groups], moved)
+    counted = {group.name: works_of(group.nodes, graph, reuse.seen_from(position))
+               for position, group in enumerate(groups)}
+    for name, profile in devices.profiles.items():
+        if profile.streaming is not None and profile.baseline(devices.baseline_of(name)).keeps_index:
+            _keep_indices(graph, groups, counted, on_chip_budget(profile.streaming))
+    return counted
+
+
+def _keep_indices(graph: Graph, groups: Sequence[NodeGroup], counted: dict[str, tuple[WorkItem, ...]],
+                  budget: tuple[int, int]) -> None:
+    """Mark the caches that relevancy reads, in program order, as far as block RAM and then ultra RAM reach.
+
+    The budget is one for the whole program: the hardware stays, so all layers share it.
+    """
+    left = list(budget)
+    for group in groups:
+        if group.stage is not Stage.RELEVANCY:
+            continue
+        scanned = {root for node in group.nodes for name in node.inputs
+                   if graph.values[root := view_chain(name, graph)[-1]].role is Role.CACHE}
+        wanted = sum(graph.type_of(root).size_bytes for root in sorted(scanned))
+        kept = [0, 0]
+        for index in (0, 1):
+            kept[index] = min(left[index], wanted)
+            left[index] -= kept[index]
+            wanted -= kept[index]
+        items = list(counted[group.name])
+        largest = max(range(len(items)), key=lambda index: items[index][0].bytes_read, default=None)
+        if largest is not None:
+            work, operator_class, dtype = items[largest]
+            items[largest] = (replace(work, resident=(kept[0], kept[1])), operator_class, dtype)
+            counted[group.name] = tuple(items)
+
+
+class PriceList:
+    """Prices by work and device; layers repeat, so most are asked for more than once."""
+
+    def __init__(self, devices: DeviceSet) -> None:
+        self.devices = devices
+        self.known: dict[object, Price] = {}
+
+    def of(self, items: tuple[WorkItem, ...], device: str) -> Price:
+        """The price of a cluster on a device."""
+        key = (device, *((work, work.product, work.selected, work.recent, work.resident, operator_class, dtype)
+                         for work, operator_class, dtype in items))
+        found = self.known.get(key)
+        if found is None:
+            found = price(items, self.devices.profiles[device], self.devices.baseline_of(device))
+            self.known[key] = found
+        return found
 
 
 def _cost(priced: Price) -> Cost:
     return Cost(priced.time_s, priced.energy_j)
 
 
-def _estimate_cluster(graph: Graph, group: NodeGroup, devices: DeviceSet) -> ClusterEstimate:
-    items = works_of(group.nodes, graph)
+def _estimate_cluster(graph: Graph, group: NodeGroup, items: tuple[WorkItem, ...], devices: DeviceSet,
+                      prices: PriceList) -> ClusterEstimate:
     work = sum((item[0] for item in items), Work())
-    prices: dict[str, Price] = {}
+    priced: dict[str, Price] = {}
     rejections: dict[str, tuple[str, Rejected]] = {}
-    for name, profile in devices.profiles.items():
+    for name in devices.profiles:
         refused = None if name == HOST else _refusal(graph, group, devices.supports[name])
         if refused is not None:
             rejections[name] = refused
         else:
-            prices[name] = price(items, profile, devices.baseline_of(name))
-    return ClusterEstimate(group, work, MappingProxyType(prices), MappingProxyType(rejections))
+            priced[name] = prices.of(items, name)
+    return ClusterEstimate(group, work, MappingProxyType(priced), MappingProxyType(rejections), items)
 
 
 def _refusal(graph: Graph, group: NodeGroup, support: Support) -> tuple[str, Rejected] | None:
@@ -140,28 +210,25 @@ class _Tensors:
     """The values that cross clusters, with the price of moving them and what fusing saves."""
 
     def __init__(self, graph: Graph, clustering: Clustering, estimates: Mapping[str, ClusterEstimate],
-                 devices: DeviceSet) -> None:
+                 devices: DeviceSet, prices: PriceList) -> None:
         self.graph = graph
         self.clustering = clustering
         self.estimates = estimates
         self.devices = devices
+        self.prices = prices
         self.cluster_of = {node.name: group.name for group in clustering.groups for node in group.nodes}
         self.transfers: dict[int, dict[tuple[str, str], Cost]] = {}
 
     def all(self) -> tuple[Tensor, ...]:
-        found: list[Tensor] = []
-        fused_pairs: set[tuple[str, tuple[str, ...]]] = set()
+        crossings: list[Crossing] = []
         for group in self.clustering.groups:
-            crossing = [(value, users) for node in group.nodes for value in node.outputs
-                        if (users := self._users(value, group.name))]
-            crossing.sort(key=lambda pair: -self.graph.type_of(pair[0]).size_bytes)
-            for value, users in crossing:
-                pair = (group.name, users)
-                saving = {} if pair in fused_pairs else self._saving(value, group.name, users)
-                fused_pairs.add(pair)
-                found.append(Tensor(value, group.name, users, self.graph.type_of(value).size_bytes,
-                                    self._transfer(value), saving))
-        return tuple(found)
+            crossing = [Crossing(value, self.graph.type_of(value).size_bytes, group.name, users)
+                        for node in group.nodes for value in node.outputs if (users := self._users(value, group.name))]
+            crossings += sorted(crossing, key=lambda entry: -entry.size_bytes)
+        profiles = {name: profile for name, profile in self.devices.profiles.items() if name != HOST}
+        savings = find_savings(crossings, self.estimates, profiles, self.prices.of)
+        return tuple(Tensor(crossing.value, crossing.producer, crossing.users, crossing.size_bytes,
+                            self._transfer(crossing.value), savings.get(crossing.value, {})) for crossing in crossings)
 
     def _users(self, value: str, producer: str) -> tuple[str, ...]:
         users = dict.fromkeys(self.cluster_of[node.name] for node in self.graph.consumers_of(value)
@@ -174,39 +241,10 @@ class _Tensors:
         size_bytes = 0 if travels_as_argument(tensor_type) else tensor_type.size_bytes
         if size_bytes not in self.transfers:
             names = tuple(self.devices.profiles)
-            priced = {(source, target): transfer(source, target, size_bytes)
+            priced = {(source, target): transfer(source, target, size_bytes, links=self.devices.links)
                       for source in names for target in names if source != target}
             self.transfers[size_bytes] = {pair: Cost(copy.time_s, copy.energy_j) for pair, copy in priced.items()}
         return self.transfers[size_bytes]
-
-    def _saving(self, value: str, producer: str, users: tuple[str, ...]) -> dict[str, Cost]:
-        """What each device saves when producer and all consumers run as one program.
-
-        On the streaming device the stages overlap, so the shorter of two neighbours is hidden; on the others a fused
-        kernel keeps scores on chip between relevancy and what uses them, and saves writing and reading them.
-        """
-        savings = {}
-        for device, profile in self.devices.profiles.items():
-            prices = [self.estimates[name].prices.get(device) for name in (producer, *users)]
-            known = [priced for priced in prices if priced is not None]
-            if device == HOST or len(known) != len(prices):
-                continue
-            shortest = min(known[0].time_s, max(priced.time_s for priced in known[1:]))
-            if profile.streaming is None:
-                if not self._is_fused_pair(producer, users):
-                    continue
-                item = (Work(0, self.graph.type_of(value).size_bytes, self.graph.type_of(value).size_bytes, 0),
-                        OperatorClass.ELEMENTWISE, self.graph.type_of(value).dtype)
-                traffic = price([item], profile, self.devices.baseline_of(device))
-                launch_s = profile.baseline(self.devices.baseline_of(device)).kernel_launch_s.value
-                shortest = min(shortest, max(traffic.time_s - launch_s, 0.0))
-            energy_per_s = known[0].energy_j / known[0].time_s if known[0].time_s else 0.0
-            savings[device] = Cost(shortest, shortest * energy_per_s)
-        return savings
-
-    def _is_fused_pair(self, producer: str, users: tuple[str, ...]) -> bool:
-        first = self.estimates[producer].group.stage
-        return first is Stage.RELEVANCY and all(self.estimates[name].group.stage in _STREAMED for name in users)
 
 
 def cache_devices(graph: Graph, clustering: Clustering, device_of: Mapping[str, str]) -> dict[str, str]:
@@ -227,4 +265,5 @@ def weight_devices(regions: Mapping[str, Graph], device_of_region: Mapping[str, 
     return {(name, device_of_region[region]) for region, program in regions.items() for name in weights_of(program)}
 
 
-__all__ = ["HOST", "ClusterEstimate", "CostTable", "DeviceSet", "cache_devices", "estimate", "weight_devices"]
+__all__ = ["HOST", "ClusterEstimate", "CostTable", "DeviceSet", "PriceList", "cache_devices", "count_work", "estimate",
+           "weight_devices"]

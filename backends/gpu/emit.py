@@ -1,38 +1,25 @@
-"""Regions to compiled GPU modules: each distinct program once, in child processes, from a cache when it is there."""
+"""Regions to GPU code: what kernels compute is cut out, the rest becomes modules, and a file per target says in which order."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from hetcc.backends.contract import EmittedRegion, Rejected
 from hetcc.backends.gpu import tools
-from hetcc.backends.gpu.importer import ERROR_SUFFIX
+from hetcc.backends.gpu.kernels.code_object import CodeObject
+from hetcc.backends.gpu.kernels.compile import compile_launches
+from hetcc.backends.gpu.kernels.launches import LaunchPlan
+from hetcc.backends.gpu.matchers import matches_of
+from hetcc.backends.gpu.modules import Job, Modules, Progress, compile_modules
+from hetcc.backends.gpu.parts import KernelPart, ModulePart, Part, split
+from hetcc.backends.gpu.patterns import Match
+from hetcc.backends.gpu.program_file import Call, KernelCall, ModuleCall, ProgramFile, value_numbers
 from hetcc.backends.gpu.store import ModuleStore
 from hetcc.ir import Graph
-from hetcc.ir.serialize import graph_to_bytes
 from hetcc.ir.subgraph import digest_of
 
-ENGINE = "iree llvm-cpu (emulated gpu)"
 DEFAULT_TARGETS = ("gfx90a", "llvm-cpu")
-Progress = Callable[[int, int, str], None]
-"""Called with (programs done, programs in all, name of a region of the last one)."""
-_Modules = Mapping[str, bytes]
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One distinct program."""
-
-    digest: str
-    region: Graph
-    name: str
 
 
 def emit(region: Graph, name: str, targets: Sequence[str] = DEFAULT_TARGETS) -> EmittedRegion | Rejected:
@@ -47,146 +34,150 @@ def emit_many(
     """Compiles regions by name, for every target.
 
     Regions with equal digests are compiled once and get the same files. A region that the importer or the compiler does
-    not take, crashes on or does not finish is ``Rejected`` with the reason; the others are unaffected.
+    not take, crashes on or does not finish is ``Rejected`` with the reason; the others are unaffected. A kernel that
+    does not compile is left out, with the reason, and general operators run in its place.
 
     Args:
         regions: region by name.
-        targets: names of :data:`hetcc.backends.gpu.tools.TARGETS`; a program is runnable here if ``llvm-cpu`` is one.
+        targets: names of :data:`hetcc.backends.gpu.tools.TARGETS`; a program is runnable here if one of them emulates.
         jobs: child processes at a time; by default one per processor.
         progress: told about every finished program.
-        store: where compiled modules are kept; by default the user's cache folder.
+        store: where compiled code is kept; by default the user's cache folder.
         compiler: stands in for iree-compile in tests.
 
     Raises:
         UserError: HET-G001, an unknown target.
-        ToolError: HET-T001, torch-mlir or iree-compile is not installed; HET-T002, iree-compile does not work at all.
+        ToolError: HET-T001, torch-mlir, iree-compile or Triton is not installed; HET-T002, iree-compile does not work
+            at all.
     """
     chosen = [tools.target_named(target) for target in targets]
     tools.require_tools()
+    kept = store or ModuleStore()
     digests = {name: digest_of(region) for name, region in regions.items()}
-    distinct = {digests[name]: _Job(digests[name], region, name) for name, region in reversed(list(regions.items()))}
-    run = _Emission(chosen, jobs or os.cpu_count() or 1, progress, store or ModuleStore(), compiler)
-    results = run.all(list(distinct.values())[::-1])
-    return {name: _emitted(digest, results[digest], chosen) for name, digest in digests.items()}
+    distinct = {digests[name]: (name, region) for name, region in reversed(list(regions.items()))}
+    plans = [plan for digest, (name, region) in reversed(list(distinct.items()))
+             for plan in _plans(digest, name, region, chosen)]
+    plans = _with_kernels(plans, kept, jobs)
+    modules = compile_modules(_jobs(plans), jobs, progress, kept, compiler)
+    results = {digest: _emitted([plan for plan in plans if plan.digest == digest], modules) for digest in distinct}
+    return {name: results[digest] for name, digest in digests.items()}
 
 
-def _emitted(digest: str, result: _Modules | Rejected, targets: Sequence[tools.Target]) -> EmittedRegion | Rejected:
-    if isinstance(result, Rejected):
-        return result
-    files = {_file_name(digest, target): result[target] for target in sorted(result)}
-    runnable = next((target for target in targets if target.emulates), targets[0])
-    engine = ENGINE if runnable.emulates else f"iree {runnable.name}"
-    return EmittedRegion(engine, files, _file_name(digest, runnable.name))
+@dataclass(frozen=True)
+class _Plan:
+    """One region on one target."""
+
+    digest: str
+    name: str
+    region: Graph
+    target: tools.Target
+    parts: tuple[Part, ...]
+    launches: tuple[LaunchPlan, ...] = ()
+    """Of the kernel parts, in order."""
+    code: Mapping[str, CodeObject] = field(default_factory=dict)
+    """By code digest of a launch."""
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def module_parts(self) -> list[tuple[str, ModulePart]]:
+        """The module parts with the digests of their programs."""
+        return [(digest_of(part.program), part) for part in self.parts if isinstance(part, ModulePart)]
 
 
-def _file_name(digest: str, target: str) -> str:
-    return f"{digest[:24]}.{target}.vmfb"
+def _plans(digest: str, name: str, region: Graph, targets: Sequence[tools.Target]) -> list[_Plan]:
+    matches = matches_of(region) if any(target.kernels for target in targets) else ()
+    return [_plan(digest, name, region, target, matches if target.kernels else ()) for target in targets]
 
 
-def module_key(digest: str, target: tools.Target) -> str:
-    """Cache key of a program: its digest, the flags and the versions of all tools that decide its bytes."""
-    facts = [digest, target.name, list(tools.COMMON_FLAGS), list(target.flags), tools.toolchain_identity()]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+def _plan(digest: str, name: str, region: Graph, target: tools.Target, matches: Sequence[Match],
+          left_out: tuple[str, ...] = ()) -> _Plan:
+    parts = split(region, matches)
+    if parts is None:
+        left_out = (*left_out, "every kernel: a cache would be read after it was updated")
+        parts = split(region, ())
+    assert parts is not None
+    launches = tuple(part.match.operation.plan(target.name) for part in parts if isinstance(part, KernelPart))
+    return _Plan(digest, name, region, target, parts, launches, left_out=left_out)
 
 
-class _Emission:
-    """One call of :func:`emit_many`."""
-
-    def __init__(self, targets: Sequence[tools.Target], jobs: int, progress: Progress | None, store: ModuleStore,
-                 compiler: str) -> None:
-        self.targets = targets
-        self.jobs = jobs
-        self.progress = progress
-        self.store = store
-        self.compiler = compiler
-        self.done = 0
-        self.total = 0
-
-    def all(self, programs: Sequence[_Job]) -> dict[str, _Modules | Rejected]:
-        """Modules by target, or the rejection, by digest."""
-        self.total = len(programs)
-        results: dict[str, _Modules | Rejected] = {}
-        missing: list[_Job] = []
-        for program in programs:
-            found = self._stored(program)
-            if found is None:
-                missing.append(program)
-            else:
-                results[program.digest] = found
-                self._finished(program)
-        if missing:
-            with tempfile.TemporaryDirectory(prefix="hetcc-gpu-") as folder, ThreadPoolExecutor(self.jobs) as pool:
-                for batch in pool.map(lambda part: self._import(part, Path(folder)), _dealt(missing, self.jobs)):
-                    results.update(batch)
-                ready = [program for program in missing if program.digest not in results]
-                compiled = pool.map(lambda program: self._compile(program, Path(folder)), ready)
-                for program, result in zip(ready, compiled, strict=True):
-                    results[program.digest] = result
-                    self._finished(program)
-                if any(isinstance(result, Rejected) for result in results.values()):
-                    tools.probe_compiler(self.targets, Path(folder))
-        return results
-
-    def _finished(self, program: _Job) -> None:
-        self.done += 1
-        if self.progress is not None:
-            self.progress(self.done, self.total, program.name)
-
-    def _stored(self, program: _Job) -> _Modules | None:
-        found = {target.name: self.store.get(module_key(program.digest, target)) for target in self.targets}
-        return {name: data for name, data in found.items() if data is not None} if all(found.values()) else None
-
-    def _import(self, programs: Sequence[_Job], folder: Path) -> dict[str, Rejected]:
-        """Writes ``DIGEST.mlir`` for each program; the rejections of those that have none.
-
-        A crash takes the child with it: the first program without a result is to blame, the rest get a new child.
-        """
-        rejected: dict[str, Rejected] = {}
-        waiting = list(programs)
-        for program in waiting:
-            (folder / f"{program.digest}.json").write_bytes(graph_to_bytes(program.region, provenance=False))
-        while waiting:
-            pairs = [(folder / f"{program.digest}.json", folder / f"{program.digest}.mlir") for program in waiting]
-            outcome = tools.run_importer(pairs)
-            unsettled = []
-            for program, (_, destination) in zip(waiting, pairs, strict=True):
-                complaint = Path(f"{destination}{ERROR_SUFFIX}")
-                if complaint.is_file():
-                    reason = complaint.read_text(encoding="utf-8")
-                    rejected[program.digest] = _rejection("torch-mlir does not import the region", reason)
-                elif not destination.is_file():
-                    unsettled.append(program)
-            if unsettled:
-                reason = outcome.reason or "the importer wrote nothing"
-                rejected[unsettled[0].digest] = _rejection("torch-mlir does not import the region", reason)
-            waiting = unsettled[1:]
-        for program in programs:
-            if program.digest in rejected:
-                self._finished(program)
-        return rejected
-
-    def _compile(self, program: _Job, folder: Path) -> _Modules | Rejected:
-        modules: dict[str, bytes] = {}
-        for target in self.targets:
-            key = module_key(program.digest, target)
-            stored = self.store.get(key)
-            if stored is None:
-                destination = folder / f"{program.digest}.{target.name}.vmfb"
-                outcome = tools.run_compiler(folder / f"{program.digest}.mlir", destination, target,
-                                             program=self.compiler)
-                if not outcome.ok:
-                    return _rejection(f"iree-compile does not compile the region for {target.name}", outcome.reason)
-                stored = destination.read_bytes()
-                self.store.put(key, stored)
-            modules[target.name] = stored
-        return modules
+def _with_kernels(plans: Sequence[_Plan], store: ModuleStore, jobs: int | None) -> list[_Plan]:
+    """Plans with the code of their kernels; those whose kernels did not all compile are made again without them."""
+    compiled: dict[str, dict[str, CodeObject | Rejected]] = {}
+    for target in dict.fromkeys(plan.target.name for plan in plans if plan.target.kernels and not plan.target.emulates):
+        wanted = [launch for plan in plans if plan.target.name == target
+                  for launches in plan.launches for launch in launches.launches]
+        compiled[target] = compile_launches(wanted, target, jobs=jobs, store=store) if wanted else {}
+    return [_settled(plan, compiled.get(plan.target.name, {})) for plan in plans]
 
 
-def _rejection(rule: str, reason: str) -> Rejected:
-    return Rejected(rule, "compiles", " ".join(reason.split())[:400])
+def _settled(plan: _Plan, compiled: Mapping[str, CodeObject | Rejected]) -> _Plan:
+    good: list[Match] = []
+    reasons: list[str] = []
+    kernels = [part for part in plan.parts if isinstance(part, KernelPart)]
+    for part, launches in zip(kernels, plan.launches, strict=True):
+        refused = [result for launch in launches.launches
+                   if isinstance(result := compiled.get(launch.code_digest), Rejected)]
+        if refused:
+            reasons.append(f"{type(part.match.operation).__name__}: {refused[0]}")
+        else:
+            good.append(part.match)
+    if reasons:
+        plan = _plan(plan.digest, plan.name, plan.region, plan.target, good, tuple(reasons))
+    used = {launch.code_digest for launches in plan.launches for launch in launches.launches}
+    code = {digest: result for digest, result in compiled.items() if digest in used and isinstance(result, CodeObject)}
+    return _Plan(plan.digest, plan.name, plan.region, plan.target, plan.parts, plan.launches, code, plan.left_out)
 
 
-def _dealt(programs: Sequence[_Job], hands: int) -> list[Sequence[_Job]]:
-    """The programs in at most ``hands`` parts of about equal work."""
-    ordered = sorted(programs, key=lambda program: -len(program.region.nodes))
-    return [part for part in (ordered[start::hands] for start in range(hands)) if part]
+def _jobs(plans: Sequence[_Plan]) -> list[Job]:
+    """Distinct programs, each with the targets that need it."""
+    found: dict[str, Job] = {}
+    for plan in plans:
+        code = plan.target.module_target
+        for digest, part in plan.module_parts:
+            known = found.get(digest)
+            targets = known.targets if known else ()
+            if code not in targets:
+                found[digest] = Job(digest, part.program, known.name if known else plan.name, (*targets, code))
+    return list(found.values())
+
+
+def _emitted(plans: Sequence[_Plan], modules: Mapping[str, Modules | Rejected]) -> EmittedRegion | Rejected:
+    files: dict[str, bytes] = {}
+    for plan in plans:
+        for digest, _ in plan.module_parts:
+            made = modules[digest]
+            if isinstance(made, Rejected):
+                return made
+            files[_module_name(digest, plan.target)] = made[plan.target.module_target.name]
+        files.update({code.file_name: code.content for code in plan.code.values()})
+        files[program_name(plan.digest, plan.target.name)] = _program_file(plan).to_bytes()
+    runnable = next((plan.target for plan in plans if plan.target.emulates), plans[0].target)
+    return EmittedRegion(runnable.engine, dict(sorted(files.items())), program_name(plans[0].digest, runnable.name))
+
+
+def program_name(digest: str, target: str) -> str:
+    """Name of the file that says how a region runs on a target."""
+    return f"{digest[:24]}.{target}.json"
+
+
+def _module_name(digest: str, target: tools.Target) -> str:
+    return f"{digest[:24]}.{target.module_target.name}.vmfb"
+
+
+def _program_file(plan: _Plan) -> ProgramFile:
+    numbers = value_numbers(plan.region)
+    launches = iter(plan.launches)
+    calls: list[Call] = []
+    for part in plan.parts:
+        places = tuple(plan.region.position[node] for node in part.nodes)
+        if isinstance(part, ModulePart):
+            program = tuple(plan.region.position[node.name] for node in part.program.nodes)
+            outputs = tuple(numbers[value] for value in part.program.outputs)
+            calls.append(ModuleCall(_module_name(digest_of(part.program), plan.target), places, program, outputs))
+            continue
+        launch_plan = next(launches)
+        code = [plan.code[launch.code_digest] for launch in launch_plan.launches] if plan.code else []
+        bindings = tuple((role, numbers[value]) for role, value in (*part.match.inputs, *part.match.outputs))
+        calls.append(KernelCall(type(part.match.operation).__name__, places, launch_plan,
+                                tuple(one.file_name for one in code), bindings, tuple(one.facts() for one in code)))
+    return ProgramFile(plan.target.name, tuple(calls), plan.left_out)

@@ -1,233 +1,23 @@
-"""Running compiled regions with the IREE runtime: weights, caches and results stay on the device between calls.
+"""Running compiled regions: modules by the IREE runtime, kernels by Triton's interpreter, on one memory.
 
 On a machine without the GPU this is the emulation of it: the same program, compiled for the host's processor.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import numpy
 
 from hetcc.aten.rebuild import result_names_of
-from hetcc.backends.gpu.emit import ENGINE
-from hetcc.backends.gpu.importer import ENTRY_NAME
-from hetcc.errors import ToolError, UserError
-from hetcc.ir import DType, Graph, OperatorClass, TensorType
+from hetcc.backends.gpu.kernels.launches import Tensor
+from hetcc.backends.gpu.memory import GpuMemory, arguments_written, numpy_dtype_of
+from hetcc.backends.gpu.parts import part_program
+from hetcc.backends.gpu.program_file import KernelCall, ModuleCall, ProgramFile, value_numbers
+from hetcc.backends.gpu.tools import ENGINES
+from hetcc.errors import UserError
+from hetcc.ir import Graph
 from hetcc.ir.subgraph import interface_of
-
-_WRITERS = frozenset({OperatorClass.SCATTER, OperatorClass.CACHE_UPDATE, OperatorClass.OPAQUE})
-_ONNX_WRITERS = _WRITERS | {OperatorClass.SORT, OperatorClass.TOPK, OperatorClass.CUMULATIVE}
-"""ONNX selections reach IREE as they are; those of aten are rewritten first (topk.py)."""
-_KEEPERS = frozenset({OperatorClass.VIEW, OperatorClass.COPY})
-_ALIGNMENT_BYTES = 64
-"""What compiled code may assume of a buffer's address."""
-
-
-def arguments_written(region: Graph) -> tuple[str, ...]:
-    """Arguments whose storage the compiled program may overwrite although their value must survive the call.
-
-    IREE gives the storage of an argument that is read for the last time to an operator that updates it. That is how
-    caches are updated in place; any other argument has to be passed as a copy. Views and copies keep the storage.
-    """
-    exposed: dict[str, frozenset[str]] = {name: frozenset({name}) for name in interface_of(region)}
-    written: set[str] = set()
-    for node in region.nodes:
-        writers = _ONNX_WRITERS if node.operator.domain == "onnx" else _WRITERS
-        writes = node.operator_class in writers or node.attribute("kind") == "slice_scatter"
-        sources = frozenset().union(*(exposed.get(name, frozenset()) for name in node.inputs[:1]))
-        if writes:
-            written |= sources
-        if writes or node.operator_class in _KEEPERS:
-            exposed.update((name, sources) for name in node.outputs)
-    updated = {update.cache for update in region.updates}
-    return tuple(name for name in interface_of(region) if name in written and name not in updated)
-
-
-class GpuMemory:
-    """Arrays on one device by value name, shared by the programs of one plan.
-
-    Args:
-        driver: IREE driver: ``local-sync`` runs on the calling thread, ``local-task`` on all processors.
-
-    Raises:
-        ToolError: HET-T001, the IREE runtime is not installed.
-    """
-
-    def __init__(self, driver: str = "local-task") -> None:
-        try:
-            import iree.runtime as runtime
-        except ImportError:
-            raise ToolError("HET-T001", "the IREE runtime is not installed", fix="pip install 'hetcc[gpu]'") from None
-        self._runtime: Any = runtime
-        self._device: Any = runtime.get_device(driver)
-        self._instance: Any = runtime.VmInstance()
-        self._hal: Any = runtime.create_hal_module(self._instance, self._device)
-        self._views: dict[str, Any] = {}
-        self._dtypes: dict[str, DType] = {}
-        self._shared: dict[str, numpy.ndarray] = {}
-        self._functions: dict[str, LoadedModule] = {}
-
-    def bind(self, name: str, array: numpy.ndarray, share: bool = False) -> None:
-        """Puts ``array`` on the device under ``name``, replacing what was there.
-
-        Args:
-            name: value name.
-            array: of an element type of :class:`DType`.
-            share: use the array's own memory where that is possible (writable, contiguous, aligned to 64 bytes)
-                instead of a copy. The caller must not write it while it is bound. Not for caches: those are written.
-
-        Raises:
-            UserError: HET-R002, the element type is not supported.
-        """
-        try:
-            dtype = DType(array.dtype.name)
-        except ValueError:
-            raise UserError("HET-R002", f"element type {array.dtype.name} is not supported", where=name) from None
-        dense = array if array.flags.c_contiguous else numpy.ascontiguousarray(array)
-        self.drop([name])
-        if share and dense is array and dense.flags.writeable and dense.ctypes.data % _ALIGNMENT_BYTES == 0:
-            self._views[name] = self._shared_view(dense)
-            self._shared[name] = dense
-        else:
-            self._views[name] = self._upload(dense)
-        self._dtypes[name] = dtype
-
-    def bind_zeros(self, name: str, kind: TensorType) -> None:
-        """Puts zeros on the device under ``name``."""
-        self.bind(name, numpy.zeros(kind.shape, numpy_dtype_of(kind.dtype)))
-
-    def fetch(self, name: str) -> numpy.ndarray:
-        """A copy, on the host, of what is under ``name``.
-
-        Raises:
-            UserError: HET-R002, nothing is under ``name``.
-        """
-        mapped = self._runtime.DeviceArray(self._device, self.view(name)).to_host()
-        return numpy.array(mapped, dtype=numpy_dtype_of(self._dtypes[name]), copy=True)
-
-    def drop(self, names: Iterable[str]) -> None:
-        """Forgets arrays; their storage is freed when nothing else holds it."""
-        for name in names:
-            for table in (self._views, self._dtypes, self._shared):
-                table.pop(name, None)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._views
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of all arrays that are bound (storage under two names counts twice)."""
-        return sum(int(view.byte_length) for view in self._views.values())
-
-    def view(self, name: str) -> Any:
-        """The device buffer view under ``name``; HET-R002 if there is none."""
-        try:
-            return self._views[name]
-        except KeyError:
-            raise UserError("HET-R002", f"'{name}' has no value on the GPU", fix="bind it before the program runs"
-                            ) from None
-
-    def keep(self, name: str, view: Any, dtype: DType) -> None:
-        """Puts an existing buffer view under ``name`` without a copy."""
-        self._shared.pop(name, None)
-        self._views[name] = view
-        self._dtypes[name] = dtype
-
-    def rename(self, value: str, cache: str) -> None:
-        """Makes what is under ``value`` the contents of ``cache`` too: both names, one storage, no copy."""
-        self.keep(cache, self.view(value), self._dtypes[value])
-
-    def load(self, module: bytes) -> LoadedModule:
-        """The entry function of a compiled module; the same bytes are loaded once.
-
-        Raises:
-            ToolError: HET-T002, the module cannot be loaded by this runtime.
-        """
-        key = hashlib.sha256(module).hexdigest()
-        if key not in self._functions:
-            try:
-                loaded = self._runtime.VmModule.copy_buffer(self._instance, module)
-                context = self._runtime.VmContext(self._instance, modules=[self._hal, loaded])
-            except (RuntimeError, ValueError) as error:
-                raise ToolError("HET-T002", f"the IREE runtime cannot load a module: {error}",
-                                fix="install the runtime version that pyproject.toml names") from error
-            self._functions[key] = LoadedModule(context, loaded.lookup_function(ENTRY_NAME))
-        return self._functions[key]
-
-    def call(self, module: LoadedModule, arguments: Sequence[tuple[str, bool]], results: int) -> list[Any]:
-        """Runs a module on bound arrays and waits.
-
-        Args:
-            module: from :meth:`load`.
-            arguments: value name of each argument, and whether it is passed as a copy.
-            results: how many results the module returns.
-
-        Returns:
-            a device buffer view for each result.
-
-        Raises:
-            UserError: HET-R002, an argument is not bound.
-            ToolError: HET-T002, the runtime refused the call.
-        """
-        given = self._runtime.VmVariantList(len(arguments))
-        for name, copied in arguments:
-            given.push_ref(self._duplicate(self.view(name)) if copied else self.view(name))
-        returned = self._runtime.VmVariantList(results)
-        try:
-            module.context.invoke(module.function, given, returned)
-        except (RuntimeError, ValueError) as error:
-            raise ToolError("HET-T002", f"the IREE runtime refused a call: {error}",
-                            fix="check that every array has the type the region declares") from error
-        return [returned.get_as_object(position, self._runtime.HalBufferView) for position in range(results)]
-
-    def _upload(self, array: numpy.ndarray) -> Any:
-        return self._device.allocator.allocate_buffer_copy(
-            memory_type=self._runtime.MemoryType.DEVICE_LOCAL, allowed_usage=self._runtime.BufferUsage.DEFAULT,
-            device=self._device, buffer=array, element_type=self._element_type(array))
-
-    def _shared_view(self, array: numpy.ndarray) -> Any:
-        kinds = self._runtime.MemoryType
-        buffer = self._device.allocator.import_host_allocation(
-            array, int(kinds.HOST_LOCAL | kinds.DEVICE_VISIBLE), int(self._runtime.BufferUsage.DEFAULT))
-        return self._runtime.HalBufferView(buffer, array.shape, self._element_type(array))
-
-    def _element_type(self, array: numpy.ndarray) -> Any:
-        return self._runtime.array_interop.map_dtype_to_element_type(array.dtype)
-
-    def _duplicate(self, view: Any) -> Any:
-        """A buffer view of the same contents with storage of its own, copied on the device."""
-        runtime, source = self._runtime, view.get_buffer()
-        target = self._device.allocator.allocate_buffer(
-            memory_type=runtime.MemoryType.DEVICE_LOCAL, allowed_usage=runtime.BufferUsage.DEFAULT,
-            allocation_size=source.byte_length())
-        done = self._device.create_semaphore(0)
-        self._device.queue_copy(source, target, wait_semaphores=runtime.HalFence.create_at(done, 0),
-                                signal_semaphores=runtime.HalFence.create_at(done, 1))
-        runtime.HalFence.create_at(done, 1).wait()
-        return runtime.HalBufferView(target, view.shape, view.element_type)
-
-
-@dataclass(frozen=True)
-class LoadedModule:
-    """A module in the runtime."""
-
-    context: Any
-    function: Any
-
-
-def numpy_dtype_of(dtype: DType) -> numpy.dtype[Any]:
-    """The numpy dtype of a DType; the short floats come from ml_dtypes."""
-    if dtype in (DType.BFLOAT16, DType.FLOAT8_E4M3FN, DType.FLOAT8_E5M2):
-        import ml_dtypes
-
-        short: numpy.dtype[Any] = numpy.dtype(getattr(ml_dtypes, dtype.value))
-        return short
-    plain: numpy.dtype[Any] = numpy.dtype(dtype.value)
-    return plain
 
 
 class GpuProgram:
@@ -235,19 +25,28 @@ class GpuProgram:
 
     Args:
         region: what was compiled.
-        module: contents of the ``.vmfb`` file.
+        files: contents of the files that were emitted, by path.
+        entry: path of the region's program file among them.
         memory: where its arguments are and its results go; a private one by default.
+
+    Raises:
+        UserError: HET-B003, the program file is not one, or is for a device this machine does not emulate.
     """
 
-    engine = ENGINE
-
-    def __init__(self, region: Graph, module: bytes, memory: GpuMemory | None = None) -> None:
+    def __init__(self, region: Graph, files: Mapping[str, bytes], entry: str, memory: GpuMemory | None = None) -> None:
         self.region = region
         self.memory = memory if memory is not None else GpuMemory()
-        self._module = self.memory.load(module)
-        copied = frozenset(arguments_written(region))
-        self._arguments = tuple((name, name in copied) for name in interface_of(region))
-        self._results = tuple((name, region.type_of(name).dtype) for name in result_names_of(region))
+        self._files = files
+        self._folder = entry.rpartition("/")[0]
+        program = ProgramFile.from_bytes(self._file(entry), entry)
+        if program.target not in ENGINES:
+            raise UserError("HET-B003", f"the program is for {program.target}, which is not emulated", where=entry,
+                            fix="compile with --target llvm-cpu as well")
+        self.engine = ENGINES[program.target]
+        self._names = {number: name for name, number in value_numbers(region).items()}
+        self._calls = [self._module(call) if isinstance(call, ModuleCall) else self._kernel(call)
+                       for call in program.calls]
+        self._results = tuple(result_names_of(region))
 
     def step(self) -> None:
         """Runs once on what is in the memory; results and new cache contents go there, nothing comes to the host.
@@ -256,16 +55,54 @@ class GpuProgram:
             UserError: HET-R002, an argument is not bound.
             ToolError: HET-T002, the runtime refused the call.
         """
-        memory = self.memory
-        views = memory.call(self._module, self._arguments, len(self._results))
-        for (name, dtype), view in zip(self._results, views, strict=True):
-            memory.keep(name, view, dtype)
+        for call in self._calls:
+            call()
         for update in self.region.updates:
-            memory.rename(update.value, update.cache)
+            self.memory.rename(update.value, update.cache)
 
     def run(self, arguments: Mapping[str, numpy.ndarray]) -> dict[str, numpy.ndarray]:
         """Binds ``arguments`` (what is missing must be in the memory already), runs once and fetches the results."""
         for name, array in arguments.items():
             self.memory.bind(name, array)
         self.step()
-        return {name: self.memory.fetch(name) for name, _ in self._results}
+        return {name: self.memory.fetch(name) for name in self._results}
+
+    def _file(self, path: str) -> bytes:
+        try:
+            return self._files[path]
+        except KeyError:
+            raise UserError("HET-B003", f"'{path}' is missing", fix="compile the model again") from None
+
+    def _module(self, call: ModuleCall) -> Callable[[], None]:
+        nodes = tuple(self.region.nodes[place].name for place in call.program)
+        program = part_program(self.region, nodes, tuple(self._names[number] for number in call.outputs))
+        module = self.memory.load(self._file(f"{self._folder}/{call.file}" if self._folder else call.file))
+        copied = frozenset(arguments_written(program))
+        arguments = tuple((name, name in copied) for name in interface_of(program))
+        results = tuple((name, program.type_of(name).dtype) for name in result_names_of(program))
+
+        def run() -> None:
+            views = self.memory.call(module, arguments, len(results))
+            for (name, dtype), view in zip(results, views, strict=True):
+                self.memory.keep(name, view, dtype)
+
+        return run
+
+    def _kernel(self, call: KernelCall) -> Callable[[], None]:
+        from hetcc.backends.gpu.kernels.interpreter import interpret_plan
+
+        names = {role: self._names[number] for role, number in call.bindings}
+        written = {passed.name for launch in call.plan.launches for _, passed in launch.arguments
+                   if isinstance(passed, Tensor) and passed.written}
+
+        def run() -> None:
+            arrays: dict[str, numpy.ndarray] = {}
+            for role, name in names.items():
+                kind = self.region.type_of(name)
+                arrays[role] = (numpy.zeros(kind.shape, numpy_dtype_of(kind.dtype)) if role in written
+                                else self.memory.fetch(name))
+            interpret_plan(call.plan, arrays)
+            for role in written & names.keys():
+                self.memory.bind(names[role], arrays[role])
+
+        return run

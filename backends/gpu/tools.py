@@ -40,6 +40,20 @@ class Target:
     flags: tuple[str, ...]
     emulates: bool = False
     """Whether the code runs on the host's processor in place of a GPU."""
+    kernels: bool = True
+    """Whether Triton kernels run what they match; otherwise one module runs all of a region."""
+    code: str = ""
+    """Target whose modules it runs, if not its own."""
+
+    @property
+    def module_target(self) -> Target:
+        """The target that modules are compiled for."""
+        return TARGETS[self.code] if self.code else self
+
+    @property
+    def engine(self) -> str:
+        """What runs the code, said as it is."""
+        return ENGINES.get(self.name, f"iree and triton {self.name}")
 
 
 def _hip(chip: str) -> Target:
@@ -62,13 +76,17 @@ def _llvm_cpu() -> Target:
     machine = platform.machine()
     triple, baseline = _BASELINES.get(machine, (f"{machine}-unknown-linux-gnu", "generic"))
     return Target("llvm-cpu", ("--iree-hal-target-device=local", "--iree-hal-local-target-device-backends=llvm-cpu",
-                               f"--iree-llvmcpu-target-triple={triple}", f"--iree-llvmcpu-target-cpu={baseline}"), True)
+                               f"--iree-llvmcpu-target-triple={triple}", f"--iree-llvmcpu-target-cpu={baseline}"), True, False)
 
 
 TARGETS: Mapping[str, Target] = {
     target.name: target
     # IREE 3.13 does not know sm_90; what it emits is PTX for sm_89, which the driver translates for later chips.
-    for target in (_hip("gfx90a"), _hip("gfx942"), _cuda("sm_80"), _cuda("sm_90", code_for="sm_89"), _llvm_cpu())
+    for target in (_hip("gfx90a"), _hip("gfx942"), _cuda("sm_80"), _cuda("sm_90", code_for="sm_89"), _llvm_cpu(),
+                   Target("interpreter", (), True, code="llvm-cpu"))
+}
+ENGINES: Mapping[str, str] = {
+    "llvm-cpu": "iree llvm-cpu (emulated gpu)", "interpreter": "iree llvm-cpu and triton interpreter (emulated gpu)",
 }
 COMMON_FLAGS = ("--iree-input-type=auto",)
 
@@ -93,9 +111,13 @@ class Outcome:
     """Why it is not ok: what the program said, the signal, or the time limit."""
 
 
-def run_child(arguments: Sequence[str], timeout_s: float, folder: Path | None = None) -> Outcome:
-    """Runs a program (in ``folder``) to its end; its whole process group is killed when the time is up."""
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+def run_child(arguments: Sequence[str], timeout_s: float, folder: Path | None = None,
+              environment: Mapping[str, str] | None = None) -> Outcome:
+    """Runs a program (in ``folder``) to its end; its whole process group is killed when the time is up.
+
+    ``environment`` stands in for this process's own.
+    """
+    environment = {**(os.environ if environment is None else environment), "PYTHONWARNINGS": "ignore"}
     with subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                           env=environment, cwd=folder, start_new_session=True) as child:
         try:
@@ -109,6 +131,8 @@ def run_child(arguments: Sequence[str], timeout_s: float, folder: Path | None = 
     if child.returncode == 0:
         return Outcome(True)
     if child.returncode < 0:
+        with contextlib.suppress(ProcessLookupError):  # what it had started goes with it
+            os.killpg(child.pid, signal.SIGKILL)
         return Outcome(False, f"crashed with {_signal_name(-child.returncode)}")
     return Outcome(False, _first_complaint(complaint.decode(errors="replace")) or f"exit status {child.returncode}")
 
@@ -186,6 +210,12 @@ def run_importer(pairs: Sequence[tuple[Path, Path]], timeout_s: float = IMPORT_T
     return run_child([sys.executable, "-m", "hetcc.backends.gpu.importer", *paths], timeout_s)
 
 
+def run_python(module: str, arguments: Sequence[str], timeout_s: float,
+               environment: Mapping[str, str] | None = None) -> Outcome:
+    """Runs a module of hetcc as a program in a child process."""
+    return run_child([sys.executable, "-m", module, *arguments], timeout_s, environment=environment)
+
+
 def run_compiler(source: Path, destination: Path, target: Target, timeout_s: float = COMPILE_TIMEOUT_S,
                  program: str = "") -> Outcome:
     """Compiles MLIR to a module for ``target``; ``program`` stands in for iree-compile in tests.
@@ -198,6 +228,30 @@ def run_compiler(source: Path, destination: Path, target: Target, timeout_s: flo
     if outcome.ok and not destination.is_file():
         return Outcome(False, "the compiler wrote no module")
     return outcome
+
+
+@cache
+def ptxas_path() -> str | None:
+    """The ``ptxas`` that the Triton wheel carries, or None."""
+    with contextlib.suppress(ModuleNotFoundError):
+        spec = importlib.util.find_spec("triton")
+        for folder in (spec.submodule_search_locations or ()) if spec else ():
+            program = Path(folder) / "backends" / "nvidia" / "bin" / "ptxas"
+            if program.is_file():
+                return str(program)
+    return None
+
+
+def run_ptxas(text: bytes, chip: str, timeout_s: float = 120.0) -> bytes | None:
+    """The cubin that ptxas makes of PTX, or None where there is no ptxas or it does not take the text."""
+    program = ptxas_path()
+    if program is None:
+        return None
+    with tempfile.TemporaryDirectory(prefix="hetcc-ptxas-") as folder:
+        source, destination = Path(folder) / "kernels.ptx", Path(folder) / "kernels.cubin"
+        source.write_bytes(text)
+        outcome = run_child([program, f"--gpu-name={chip}", source.name, "-o", str(destination)], timeout_s, Path(folder))
+        return destination.read_bytes() if outcome.ok and destination.is_file() else None
 
 
 _linker_lock = threading.Lock()

@@ -57,12 +57,8 @@ def _capture_hugging_face(request: CaptureRequest, progress: Progress) -> Captur
     source = resolve(request)
     check_weights(request, source)
     phases = request.phases or ((Phase.DECODE,) if source.is_decoder else (Phase.ENCODE,))
-    for phase in phases:
-        if (phase is Phase.ENCODE) == source.is_decoder:
-            right = "prefill or decode" if source.is_decoder else "encode"
-            raise UserError("HET-C007", f"{source.model_class.__name__} has no phase '{phase.value}'",
-                            fix=f"use --phase {right}")
-    graphs = {phase.value: _capture_phase(source, phase, request, progress) for phase in phases}
+    check_phases(source, request)
+    graphs = {phase.value: capture_phase(source, phase, request, progress) for phase in phases}
     bound = BoundWeights()
     if request.weights:
         progress("binding weights")
@@ -73,7 +69,34 @@ def _capture_hugging_face(request: CaptureRequest, progress: Progress) -> Captur
          "transformers": transformers.__version__})
 
 
-def _capture_phase(source: Any, phase: Phase, request: CaptureRequest, progress: Progress) -> Graph:
+def open_model(request: CaptureRequest) -> tuple[Any, Any]:
+    """A transformers model by its configuration, and the pattern of its layers (None: it has none)."""
+    _quiet_transformers()
+    import torch
+
+    from hetcc.capture.layers import find_pattern
+    from hetcc.capture.source import resolve
+
+    source = resolve(request)
+    check_phases(source, request)
+    with torch.device("meta"):
+        return source, find_pattern(_build(source, request))
+
+
+def check_phases(source: Any, request: CaptureRequest) -> None:
+    """Refuse phases a model does not have.
+
+    Raises:
+        UserError: HET-C007.
+    """
+    for phase in request.phases:
+        if (phase is Phase.ENCODE) == source.is_decoder:
+            right = "prefill or decode" if source.is_decoder else "encode"
+            raise UserError("HET-C007", f"{source.model_class.__name__} has no phase '{phase.value}'",
+                            fix=f"use --phase {right}")
+
+
+def capture_phase(source: Any, phase: Phase, request: CaptureRequest, progress: Progress) -> Graph:
     """One phase: the shortest prefix of layers if the rest are copies, else everything."""
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -83,22 +106,34 @@ def _capture_phase(source: Any, phase: Phase, request: CaptureRequest, progress:
     from hetcc.capture.layers import find_pattern, instantiate
 
     with torch.device("meta"):
-        whole = _build(source, request)
-    pattern = find_pattern(whole)
+        pattern = find_pattern(_build(source, request))
     if pattern is not None and pattern.prefix_length() < len(pattern.kinds):
-        shorter = source.shortened(pattern.prefix_length())
-        with FakeTensorMode():
-            prefix_model = _build(shorter, request)
-            captured = find_pattern(prefix_model)
-            if captured is not None and captured.kinds == pattern.kinds[:pattern.prefix_length()]:
-                progress(f"capturing {phase.value}: {pattern.prefix_length()} of {len(pattern.kinds)} layers, "
-                         "the others repeat them")
-                graph = instantiate(tidy(export_phase(prefix_model, phase, request)), pattern)
-                if graph is not None:
-                    return graph
+        prefix = capture_prefix(source, pattern, phase, request, progress)
+        graph = instantiate(prefix, pattern) if prefix is not None else None
+        if graph is not None:
+            return graph
     progress(f"capturing {phase.value}: the whole model")
     with FakeTensorMode():
         return tidy(export_phase(_build(source, request), phase, request))
+
+
+def capture_prefix(source: Any, pattern: Any, phase: Phase, request: CaptureRequest,
+                   progress: Progress) -> Graph | None:
+    """The model's first layers, one of each kind among them; None if they are other than in the whole model."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from hetcc.aten.simplify import tidy
+    from hetcc.capture.export import export_phase
+    from hetcc.capture.layers import find_pattern
+
+    length = pattern.prefix_length()
+    with FakeTensorMode():
+        model = _build(source.shortened(length), request)
+        captured = find_pattern(model)
+        if captured is None or captured.kinds != pattern.kinds[:length]:
+            return None
+        progress(f"capturing {phase.value}: {length} of {len(pattern.kinds)} layers, the others repeat them")
+        return tidy(export_phase(model, phase, request))
 
 
 def _build(source: Any, request: CaptureRequest) -> Any:

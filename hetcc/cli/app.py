@@ -14,12 +14,21 @@ import typer
 from typer._click.exceptions import ClickException
 
 import hetcc
-from hetcc.cli import compile_command, demo_command, explain_command, export_command, machine_commands, run_commands
+from hetcc.cli import (
+    compile_command,
+    demo_command,
+    explain_command,
+    export_command,
+    machine_commands,
+    run_commands,
+    simulate_command,
+)
 from hetcc.cli.output import print_json
 from hetcc.errors import ExitCode, HetccError, InternalError, UserError
 
 INTERRUPTED = 130
-COMMANDS = (compile_command, run_commands, explain_command, export_command, machine_commands, demo_command)
+COMMANDS = (compile_command, run_commands, explain_command, simulate_command, export_command, machine_commands,
+            demo_command)
 _EXAMPLES = """[bold]Begin with[/bold]
 
 hetcc demo

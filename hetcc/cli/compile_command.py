@@ -47,6 +47,9 @@ Gpu = Annotated[str, typer.Option("--gpu", help="Profile of the GPU; see `hetcc 
 Fpga = Annotated[str, typer.Option("--fpga", help="Profile of the FPGA.", rich_help_panel=_PRICES)]
 Baseline = Annotated[str, typer.Option(
     "--baseline", help="GPU kernels to price: tuned, or as-published.", rich_help_panel=_PRICES)]
+Link = Annotated[str, typer.Option(
+    "--link", metavar="NAME", help="Links between the devices: published, pcie3-staged, pcie4-peer, cxl2, ...; see "
+    "`hetcc devices`.", rich_help_panel=_PRICES)]
 TimeWeight = Annotated[float, typer.Option(
     "--time-weight", help="Weight of seconds in the objective.", rich_help_panel=_PRICES)]
 EnergyWeight = Annotated[float, typer.Option(
@@ -86,8 +89,8 @@ def add_to(app: typer.Typer) -> None:
 def compile_(  # the signature is the command's interface: one line per option
     model: ModelName, phase: Phases = None, batch: Batch = 1, context: Context = 1024, prompt: Prompt = 0,
     dtype: ElementType = "float32", settings: Settings = None, weights: Weights = "",
-    gpu: Gpu = "mi210", fpga: Fpga = "u55c", baseline: Baseline = "tuned", time_weight: TimeWeight = 1.0,
-    energy_weight: EnergyWeight = 0.0, ignore_capacity: IgnoreCapacity = False,
+    gpu: Gpu = "mi210", fpga: Fpga = "u55c", baseline: Baseline = "tuned", link: Link = "published",
+    time_weight: TimeWeight = 1.0, energy_weight: EnergyWeight = 0.0, ignore_capacity: IgnoreCapacity = False,
     partitioner: Partitioner = "optimal", place: Places = None, placement: PlacementFile = None,
     emit: Emit = "auto", target: Targets = None, no_verilog: NoVerilog = False,
     on_unsupported: OnUnsupported = "warn", output: Output = None, force: Force = False, as_json: AsJson = False,
@@ -97,7 +100,7 @@ def compile_(  # the signature is the command's interface: one line per option
                              tuple(_pair(word, "--set", "KEY=VALUE") for word in settings or ()), weights)
     forced = tuple(_pair(word, "--place", "PATTERN=DEVICE", last=True) for word in place or ())
     options = CompileOptions(
-        request, gpu, fpga, baseline=baseline, ignore_capacity=ignore_capacity, emit=emit,
+        request, gpu, fpga, baseline=baseline, links=link, ignore_capacity=ignore_capacity, emit=emit,
         choice=PlacementChoice(partitioner, forced, placement, Objective(time_weight, energy_weight)),
         emission=EmissionOptions(tuple(target or EmissionOptions().targets), not no_verilog, on_unsupported))
     _compile(options, output or default_output(request), force=force, as_json=as_json)

@@ -31,6 +31,7 @@ class DeviceSpec(_Record):
     name: str = Field(description="gpu, fpga or host")
     profile: str = Field(description="name of the device profile, such as mi210")
     capacity_bytes: int = Field(description="memory of the device; 0 for the host, which is not limited")
+    idle_w: float = Field(default=0.0, ge=0.0, description="power at rest, paid for as long as a step takes")
 
 
 class RegionSpec(_Record):
@@ -60,6 +61,8 @@ class LaunchStep(_Record):
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     predicted_time_s: float
+    launch_time_s: float = Field(default=0.0, description="the part of predicted_time_s the host spends on the call")
+    predicted_energy_j: float = Field(default=0.0, description="above idle power")
 
 
 class TransferStep(_Record):
@@ -74,6 +77,7 @@ class TransferStep(_Record):
     waits: tuple[int, ...] = ()
     variants: tuple[Literal["peer-to-peer", "host-staged", "argument"], ...]
     predicted_time_s: float
+    predicted_energy_j: float = Field(default=0.0, description="above idle power")
 
 
 class CommitStep(_Record):
@@ -121,6 +125,19 @@ class Prediction(_Record):
     gpu_only_energy_j: float
 
 
+class RobustnessSpec(_Record):
+    """How often the placement stays the best one found when every uncertain number moves within its range."""
+
+    samples: int = Field(description="draws of all uncertain numbers, independent and uniform within low to high")
+    seed: int
+    stays_optimal: float = Field(description="share of the draws in which no better placement was found")
+    low: float = Field(description="95 % Wilson interval of that share, lower end")
+    high: float = Field(description="upper end")
+    parameters: int = Field(description="uncertain numbers that were drawn")
+    flips: tuple[tuple[str, float], ...] = Field(
+        default=(), description="(number, share of the draws where moving that number alone changes the placement)")
+
+
 class PartitionSpec(_Record):
     """How good the placement is."""
 
@@ -128,6 +145,7 @@ class PartitionSpec(_Record):
     objective: float
     lower_bound: float
     gap: float
+    robustness: RobustnessSpec | None = Field(default=None, description="absent: nobody asked")
 
 
 class PhasePlan(_Record):

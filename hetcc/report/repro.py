@@ -55,7 +55,7 @@ def compile_command(options: CompileOptions) -> list[str]:
         words += ["--set", f"{key}={value}"]
     if request.weights:
         words += ["--weights", request.weights]
-    words += ["--gpu", options.gpu, "--fpga", options.fpga, "--baseline", options.baseline,
+    words += ["--gpu", options.gpu, "--fpga", options.fpga, "--baseline", options.baseline, "--link", options.links,
               "--partitioner", options.choice.partitioner, "--emit", options.emit]
     for pattern, device in options.choice.forced:
         words += ["--place", f"{pattern}={device}"]

@@ -10,7 +10,8 @@ import numpy
 
 from hetcc.backends.fpga.program import StreamProgram
 from hetcc.backends.fpga.program import load_program as load_stream_program
-from hetcc.backends.gpu.program import GpuMemory, GpuProgram
+from hetcc.backends.gpu.memory import GpuMemory
+from hetcc.backends.gpu.program import GpuProgram
 from hetcc.backends.host.program import OnnxProgram, TorchProgram, load_host_program
 from hetcc.errors import UserError
 from hetcc.ir import Graph
@@ -64,7 +65,7 @@ class EmulatedGpu:
 
     def load(self, region: Graph, files: Mapping[str, bytes], entry: str) -> None:
         """See :class:`RuntimeDevice`."""
-        self.programs[region.name] = GpuProgram(region, files[entry], self.memory)
+        self.programs[region.name] = GpuProgram(region, files, entry, self.memory)
 
     def launch(self, region: str) -> LaunchEvidence:
         """See :class:`RuntimeDevice`."""

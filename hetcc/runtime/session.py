@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy
 
 from hetcc.backends.host.program import torch_guard
-from hetcc.errors import InternalError, UserError
+from hetcc.errors import InternalError, ToolError, UserError
 from hetcc.ir import Graph, Role
 from hetcc.ir.serialize import tagged_from_bytes
 from hetcc.ir.subgraph import digest_of, extract, weights_of
@@ -17,6 +17,7 @@ from hetcc.plan.bundle import BundleFiles
 from hetcc.plan.plan import CommitStep, LaunchStep, PhasePlan, Plan, RegionSpec, TransferStep
 from hetcc.plan.tensors import numpy_type
 from hetcc.runtime.devices import EmulatedFpga, EmulatedGpu, HostDevice, RuntimeDevice
+from hetcc.runtime.real_gpu import launch_failed
 from hetcc.runtime.trace import RunTrace, StepRecord
 from hetcc.runtime.weights import WeightFiles
 from hetcc.stopwatch import silent
@@ -157,6 +158,10 @@ class Session:
         with torch_guard() as torch_use:
             try:
                 evidence = self.devices[spec.device].launch(f"{loaded.plan.phase}/{step.region}")
+            except ToolError as error:
+                if error.code != "HET-G002":
+                    raise
+                raise launch_failed(error, position, spec, loaded.graph) from error
             except (RuntimeError, ValueError) as error:
                 raise InternalError("HET-I001", f"step {position} failed on the {spec.device}: {error}",
                                     where=f"{step.region}: {spec.nodes[0]} ... {spec.nodes[-1]}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hetcc.ir import Graph, Role, TensorType
 from hetcc.passes.schedule.regions import Commits, RegionProgram
@@ -12,6 +12,11 @@ from hetcc.plan.plan import CommitStep, LaunchStep, TransferStep
 PricedStep = LaunchStep | TransferStep | CommitStep
 ARGUMENT_ELEMENTS = 8
 TransferTime = Callable[[str, str, int], float]
+
+
+def _nothing(source: str, destination: str, size_bytes: int) -> float:
+    del source, destination, size_bytes
+    return 0.0
 
 
 def travels_as_argument(tensor_type: TensorType) -> bool:
@@ -24,10 +29,14 @@ def travels_as_argument(tensor_type: TensorType) -> bool:
 
 @dataclass(frozen=True)
 class StepPrices:
-    """Predicted times the steps carry."""
+    """Predicted times and energies the steps carry; what is absent is nothing."""
 
     region_time_s: Mapping[str, float]
     transfer_time_s: TransferTime
+    launch_time_s: Mapping[str, float] = field(default_factory=dict)
+    """By device: the part of a region's time that is its launch."""
+    region_energy_j: Mapping[str, float] = field(default_factory=dict)
+    transfer_energy_j: TransferTime = _nothing
 
 
 def build_steps(
@@ -68,10 +77,12 @@ class _Scheduler:
         for name in program.inputs:
             self._bring(name, region.device)
         updated = [update.value for update in program.updates]
-        step = LaunchStep(region=region.name, stream=region.device, waits=self._waits(read, region.device),
-                          inputs=program.inputs, outputs=program.outputs,
-                          predicted_time_s=self.prices.region_time_s.get(region.name, 0.0))
-        self.steps.append(step)
+        time_s = self.prices.region_time_s.get(region.name, 0.0)
+        self.steps.append(LaunchStep(
+            region=region.name, stream=region.device, waits=self._waits(read, region.device), inputs=program.inputs,
+            outputs=program.outputs, predicted_time_s=time_s,
+            launch_time_s=min(time_s, self.prices.launch_time_s.get(region.device, 0.0)),
+            predicted_energy_j=self.prices.region_energy_j.get(region.name, 0.0)))
         for name in (*program.outputs, *updated):
             self.home[name] = region.device
             self.ready[(name, region.device)] = len(self.steps) - 1
@@ -84,13 +95,15 @@ class _Scheduler:
             return
         tensor_type = self.graph.type_of(name)
         is_argument = travels_as_argument(tensor_type) or self.graph.values[name].role is Role.INPUT
-        time_s = 0.0 if is_argument else self.prices.transfer_time_s(source, device, tensor_type.size_bytes)
+        ends = (source, device, tensor_type.size_bytes)
+        time_s = 0.0 if is_argument else self.prices.transfer_time_s(*ends)
+        energy_j = 0.0 if is_argument else self.prices.transfer_energy_j(*ends)
         peer = {source, device} == {"gpu", "fpga"}
         self.steps.append(TransferStep(
             value=name, source=source, destination=device, size_bytes=tensor_type.size_bytes,
             stream=f"{source}-to-{device}", waits=self._waits([name], source),
             variants=("argument",) if is_argument else (("peer-to-peer", "host-staged") if peer else ("host-staged",)),
-            predicted_time_s=time_s))
+            predicted_time_s=time_s, predicted_energy_j=energy_j))
         self.ready[(name, device)] = len(self.steps) - 1
 
     def _waits(self, names: Sequence[str], device: str) -> tuple[int, ...]:

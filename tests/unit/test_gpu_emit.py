@@ -16,7 +16,8 @@ import pytest
 
 from hetcc.backends.contract import EmittedRegion, Rejected
 from hetcc.backends.gpu import tools
-from hetcc.backends.gpu.emit import emit_many, module_key
+from hetcc.backends.gpu.emit import emit_many
+from hetcc.backends.gpu.modules import module_key
 from hetcc.backends.gpu.importer import ERROR_SUFFIX
 from hetcc.backends.gpu.store import ModuleStore, default_folder
 from hetcc.errors import ToolError, UserError

@@ -14,7 +14,8 @@ import pytest
 
 from hetcc.backends.contract import EmittedRegion, Supported
 from hetcc.backends.gpu.emit import emit_many
-from hetcc.backends.gpu.program import GpuMemory, GpuProgram, arguments_written
+from hetcc.backends.gpu.memory import GpuMemory, arguments_written
+from hetcc.backends.gpu.program import GpuProgram
 from hetcc.backends.gpu.store import ModuleStore
 from hetcc.backends.gpu.support import ATEN_OPERATORS, ONNX_OPERATORS, GpuSupport
 from hetcc.backends.host.program import load_host_program
@@ -34,7 +35,7 @@ def run_on_gpu(region: Graph, arguments: Mapping[str, numpy.ndarray], folder: Pa
     """Results on the emulated GPU; fails if an argument changed."""
     emitted = emit_many({"program": region}, ("llvm-cpu",), jobs=1, store=ModuleStore(folder))["program"]
     assert isinstance(emitted, EmittedRegion), emitted
-    program = GpuProgram(region, emitted.files[emitted.entry], GpuMemory("local-sync"))
+    program = GpuProgram(region, emitted.files, emitted.entry, GpuMemory("local-sync"))
     results = program.run(arguments)
     for name in region.inputs:
         equal = numpy.array_equal(program.memory.fetch(name).astype("f8"), arguments[name].astype("f8"), equal_nan=True)

@@ -9,8 +9,10 @@ import numpy
 import pytest
 
 from hetcc.backends.contract import EmittedRegion
-from hetcc.backends.gpu.emit import ENGINE, emit_many
-from hetcc.backends.gpu.program import GpuMemory, GpuProgram
+from hetcc.backends.gpu.emit import emit_many
+from hetcc.backends.gpu.memory import GpuMemory
+from hetcc.backends.gpu.program import GpuProgram
+from hetcc.backends.gpu.tools import ENGINES
 from hetcc.backends.gpu.store import ModuleStore
 from hetcc.backends.host.program import load_host_program, torch_guard
 from hetcc.errors import ToolError, UserError
@@ -77,7 +79,7 @@ def emitted(regions: dict[str, Graph], tmp_path_factory: pytest.TempPathFactory)
 
 def load(name: str, regions, emitted, memory: GpuMemory | None = None) -> GpuProgram:
     entry = emitted[name]
-    return GpuProgram(regions[name], entry.files[entry.entry], memory or GpuMemory("local-sync"))
+    return GpuProgram(regions[name], entry.files, entry.entry, memory or GpuMemory("local-sync"))
 
 
 def best_time_s(program: GpuProgram) -> float:
@@ -156,7 +158,7 @@ def test_regions_hand_values_over_on_the_device(regions, tmp_path: Path) -> None
     for name, part in parts.items():
         entry = results[name]
         assert isinstance(entry, EmittedRegion)
-        GpuProgram(part, entry.files[entry.entry], memory).step()
+        GpuProgram(part, entry.files, entry.entry, memory).step()
     expected = load_host_program(whole).run(arrays)[whole.outputs[0]]
     numpy.testing.assert_allclose(memory.fetch(whole.outputs[0]), expected, 1e-5, 1e-5)
 
@@ -190,8 +192,8 @@ def test_equal_modules_are_loaded_once(regions, emitted) -> None:
     first, second = load("views", regions, emitted, memory), load("views", regions, emitted, memory)
     assert first._module is second._module
     assert load("decode", regions, emitted, memory)._module is not first._module
-    assert first.engine == ENGINE
-    assert "emulated" in ENGINE
+    assert first.engine == ENGINES["llvm-cpu"]
+    assert all("emulated" in engine for engine in ENGINES.values())
 
 
 def test_shared_arrays_are_not_copied() -> None:

@@ -26,7 +26,7 @@ from hetcc.ir import DType, OperatorClass
 
 F32, BF16 = DType.FLOAT32, DType.BFLOAT16
 PROFILES = [*sorted(DEVICES_FOLDER.glob("*.toml")), LINKS_FILE]
-STRUCTURAL = {"up_to_bytes"}
+STRUCTURAL = {"up_to_bytes", "at"}
 """Plain numbers that are part of a formula's form rather than facts about a device."""
 
 

@@ -1,0 +1,25 @@
+"""All that kernels compute in a program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from hetcc.backends.gpu.match_attention import match_attention
+from hetcc.backends.gpu.match_selection import match_selection
+from hetcc.backends.gpu.patterns import Match, Reader
+from hetcc.ir import Graph, Node, OperatorClass
+
+MINIMUM_ENTRIES = 257
+"""Shorter rows are ranked, and shorter attention is fused, by the general compiler in one module."""
+_MATCHERS: Mapping[OperatorClass, Callable[[Reader, Node, int], Match | None]] = {
+    OperatorClass.TOPK: match_selection,
+    OperatorClass.SOFTMAX: match_attention,
+}
+
+
+def matches_of(region: Graph, minimum_entries: int = MINIMUM_ENTRIES) -> tuple[Match, ...]:
+    """Kernel operations that replace operators of ``region``, in the order of their anchors."""
+    reader = Reader(region)
+    found = (matcher(reader, node, minimum_entries) for node in region.nodes
+             if (matcher := _MATCHERS.get(node.operator_class)) is not None)
+    return tuple(match for match in found if match is not None)

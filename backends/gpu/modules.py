@@ -1,0 +1,164 @@
+"""Programs to modules of general operators: each distinct one once, in child processes, from the cache when it is there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from hetcc.backends.contract import Rejected
+from hetcc.backends.gpu import tools
+from hetcc.backends.gpu.importer import ERROR_SUFFIX
+from hetcc.backends.gpu.store import ModuleStore
+from hetcc.ir import Graph
+from hetcc.ir.serialize import graph_to_bytes
+
+Progress = Callable[[int, int, str], None]
+"""Called with (programs done, programs in all, name of the last one)."""
+Modules = Mapping[str, bytes]
+"""Compiled module by target."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One distinct program and the targets it is compiled for."""
+
+    digest: str
+    program: Graph
+    name: str
+    targets: tuple[tools.Target, ...]
+
+
+def module_key(digest: str, target: tools.Target) -> str:
+    """Cache key of a program: its digest, the flags and the versions of all tools that decide its bytes."""
+    facts = [digest, target.name, list(tools.COMMON_FLAGS), list(target.flags), tools.toolchain_identity()]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def compile_modules(
+    jobs: Sequence[Job], processes: int | None = None, progress: Progress | None = None,
+    store: ModuleStore | None = None, compiler: str = "",
+) -> dict[str, Modules | Rejected]:
+    """Compiles programs; by digest, the modules by target or why there are none.
+
+    A program that the importer or the compiler does not take, crashes on or does not finish is ``Rejected``; the others
+    are unaffected.
+
+    Args:
+        jobs: distinct programs.
+        processes: child processes at a time; by default one per processor.
+        progress: told about every finished program.
+        store: where compiled modules are kept; by default the user's cache folder.
+        compiler: stands in for iree-compile in tests.
+
+    Raises:
+        ToolError: HET-T002, iree-compile does not work at all.
+    """
+    return _Compilation(processes or os.cpu_count() or 1, progress, store or ModuleStore(), compiler).all(jobs)
+
+
+class _Compilation:
+    """One call of :func:`compile_modules`."""
+
+    def __init__(self, processes: int, progress: Progress | None, store: ModuleStore, compiler: str) -> None:
+        self.processes = processes
+        self.progress = progress
+        self.store = store
+        self.compiler = compiler
+        self.done = 0
+        self.total = 0
+
+    def all(self, jobs: Sequence[Job]) -> dict[str, Modules | Rejected]:
+        """Modules by target, or the rejection, by digest."""
+        self.total = len(jobs)
+        results: dict[str, Modules | Rejected] = {}
+        missing: list[Job] = []
+        for job in jobs:
+            found = self._stored(job)
+            if found is None:
+                missing.append(job)
+            else:
+                results[job.digest] = found
+                self._finished(job)
+        if missing:
+            with tempfile.TemporaryDirectory(prefix="hetcc-gpu-") as folder, ThreadPoolExecutor(self.processes) as pool:
+                for batch in pool.map(lambda dealt: self._import(dealt, Path(folder)), _dealt(missing, self.processes)):
+                    results.update(batch)
+                ready = [job for job in missing if job.digest not in results]
+                compiled = pool.map(lambda job: self._compile(job, Path(folder)), ready)
+                for job, result in zip(ready, compiled, strict=True):
+                    results[job.digest] = result
+                    self._finished(job)
+                if any(isinstance(result, Rejected) for result in results.values()):
+                    targets = {target.name: target for job in jobs for target in job.targets}
+                    tools.probe_compiler(tuple(targets.values()), Path(folder))
+        return results
+
+    def _finished(self, job: Job) -> None:
+        self.done += 1
+        if self.progress is not None:
+            self.progress(self.done, self.total, job.name)
+
+    def _stored(self, job: Job) -> Modules | None:
+        found = {target.name: self.store.get(module_key(job.digest, target)) for target in job.targets}
+        return {name: data for name, data in found.items() if data is not None} if all(found.values()) else None
+
+    def _import(self, jobs: Sequence[Job], folder: Path) -> dict[str, Rejected]:
+        """Writes ``DIGEST.mlir`` for each job; the rejections of those that have none.
+
+        A crash takes the child with it: the first job without a result is to blame, the rest get a new child.
+        """
+        rejected: dict[str, Rejected] = {}
+        waiting = list(jobs)
+        for job in waiting:
+            (folder / f"{job.digest}.json").write_bytes(graph_to_bytes(job.program, provenance=False))
+        while waiting:
+            pairs = [(folder / f"{job.digest}.json", folder / f"{job.digest}.mlir") for job in waiting]
+            outcome = tools.run_importer(pairs)
+            unsettled = []
+            for job, (_, destination) in zip(waiting, pairs, strict=True):
+                complaint = Path(f"{destination}{ERROR_SUFFIX}")
+                if complaint.is_file():
+                    reason = complaint.read_text(encoding="utf-8")
+                    rejected[job.digest] = _rejection("torch-mlir does not import the region", reason)
+                elif not destination.is_file():
+                    unsettled.append(job)
+            if unsettled:
+                reason = outcome.reason or "the importer wrote nothing"
+                rejected[unsettled[0].digest] = _rejection("torch-mlir does not import the region", reason)
+            waiting = unsettled[1:]
+        for job in jobs:
+            if job.digest in rejected:
+                self._finished(job)
+        return rejected
+
+    def _compile(self, job: Job, folder: Path) -> Modules | Rejected:
+        modules: dict[str, bytes] = {}
+        for target in job.targets:
+            key = module_key(job.digest, target)
+            stored = self.store.get(key)
+            if stored is None:
+                destination = folder / f"{job.digest}.{target.name}.vmfb"
+                outcome = tools.run_compiler(folder / f"{job.digest}.mlir", destination, target,
+                                             program=self.compiler)
+                if not outcome.ok:
+                    return _rejection(f"iree-compile does not compile the region for {target.name}", outcome.reason)
+                stored = destination.read_bytes()
+                self.store.put(key, stored)
+            modules[target.name] = stored
+        return modules
+
+
+def _rejection(rule: str, reason: str) -> Rejected:
+    return Rejected(rule, "compiles", " ".join(reason.split())[:400])
+
+
+def _dealt(jobs: Sequence[Job], hands: int) -> list[Sequence[Job]]:
+    """The jobs in at most ``hands`` parts of about equal work."""
+    ordered = sorted(jobs, key=lambda job: -len(job.program.nodes))
+    return [part for part in (ordered[start::hands] for start in range(hands)) if part]

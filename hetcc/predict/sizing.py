@@ -1,0 +1,126 @@
+"""One model at many sizes from few captures."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hetcc import planning
+from hetcc.capture.short import ShortCapture
+from hetcc.ir import TaggedGraph
+from hetcc.passes.clusters import Clustering, NodeGroup, form_clusters
+from hetcc.passes.tag import TagMemoryPipeline
+from hetcc.predict.template import Size, Skeleton, Template, fit, skeleton_of, tells_apart, with_numbers
+
+_PROBES = 3
+
+
+@dataclass(frozen=True)
+class SizedModel:
+    """The short model at one size, normalised, tagged and clustered."""
+
+    tagged: TaggedGraph
+    clustering: Clustering
+    phase: str
+    container: str
+    layer_of: tuple[int, ...]
+    captured: bool
+    """Whether this very size was captured; if not, it follows from captures at other sizes."""
+
+
+@dataclass(frozen=True)
+class _Sample:
+    model: SizedModel
+    skeleton: Skeleton
+
+
+class Sizes:
+    """The model at every pair of a batch and a context.
+
+    Three captures at the ends and in the middle give a template (``template``). Where they disagree in structure, or a
+    number follows no simple form, the range is halved; a batch of one, which tracing treats specially, is set apart
+    first. Where nothing is left to halve, each size is captured.
+    """
+
+    def __init__(self, capture: ShortCapture) -> None:
+        self.capture = capture
+        self._samples: dict[Size, _Sample] = {}
+        self._models: dict[Size, SizedModel] = {}
+
+    def cover(self, batches: Sequence[int], contexts: Sequence[int]) -> None:
+        """Prepare all pairs.
+
+        Raises:
+            UserError: what capturing raises.
+        """
+        batches, contexts = sorted(set(batches)), sorted(set(contexts))
+        sizes = list(itertools.product(batches, contexts))
+        probes = _probes(batches, contexts)
+        if probes is not None:
+            template = fit([(size, self._sample(size).skeleton) for size in probes])
+            if template is not None:
+                for size in sizes:
+                    self._models[size] = self._at(size, template, probes)
+                return
+        if len(sizes) <= _PROBES:
+            for size in sizes:
+                self._models[size] = self._sample(size).model
+            return
+        for part in _parts(batches, contexts):
+            self.cover(*part)
+
+    def at(self, size: Size) -> SizedModel:
+        """The model at a size that was covered."""
+        return self._models[size]
+
+    def _at(self, size: Size, template: Template, probes: Sequence[Size]) -> SizedModel:
+        if size in self._samples:
+            return self._samples[size].model
+        numbers = template.numbers_at(size)
+        if numbers is None or min(numbers, default=0) < min(min(self._sample(probe).skeleton.numbers)
+                                                            for probe in probes):
+            return self._sample(size).model
+        # Names come from a capture of the same batch class; they are all that may differ between equal structures.
+        alike = [probe for probe in probes if (probe[0] == 1) == (size[0] == 1)]
+        return _resized(self._sample((alike or list(probes))[0]).model, numbers)
+
+    def _sample(self, size: Size) -> _Sample:
+        if size not in self._samples:
+            short = self.capture.at(*size)
+            graph, _ = planning.normalize(short.graph)
+            tagged, _ = planning.observe_selections(TagMemoryPipeline().run(graph))
+            model = SizedModel(tagged, form_clusters(tagged), short.phase, short.container, short.layer_of, True)
+            self._samples[size] = _Sample(model, skeleton_of(tagged))
+        return self._samples[size]
+
+
+def _resized(model: SizedModel, numbers: Sequence[int]) -> SizedModel:
+    tagged = with_numbers(model.tagged, numbers)
+    nodes = tagged.graph.node_by_name
+    groups = tuple(NodeGroup(group.name, tuple(nodes[node.name] for node in group.nodes), group.layer, group.stage)
+                   for group in model.clustering.groups)
+    free = {name: nodes[name] for name in model.clustering.free}
+    return SizedModel(tagged, Clustering(groups, free), model.phase, model.container, model.layer_of, False)
+
+
+def _probes(batches: Sequence[int], contexts: Sequence[int]) -> tuple[Size, ...] | None:
+    """The smallest, the largest and one of the others nearest to the middle that tells all forms apart."""
+    sizes = list(itertools.product(range(len(batches)), range(len(contexts))))
+    ends = ((batches[0], contexts[0]), (batches[-1], contexts[-1]))
+    middle = ((len(batches) - 1) / 2, (len(contexts) - 1) / 2)
+    for place in sorted(sizes, key=lambda at: (abs(at[0] - middle[0]) + abs(at[1] - middle[1]), at)):
+        probe = (batches[place[0]], contexts[place[1]])
+        if tells_apart((*ends, probe)):
+            return (*ends, probe)
+    return None
+
+
+def _parts(batches: Sequence[int], contexts: Sequence[int]) -> list[tuple[Sequence[int], Sequence[int]]]:
+    if len(batches) > 1 and batches[0] == 1:
+        return [([1], contexts), (batches[1:], contexts)]
+    if len(contexts) > 1:
+        half = (len(contexts) + 1) // 2
+        return [(batches, contexts[:half]), (batches, contexts[half:])]
+    half = (len(batches) + 1) // 2
+    return [(batches[:half], contexts), (batches[half:], contexts)]
