@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from hetcc.cost_model.fpga import mac_rate
 from hetcc.cost_model.gpu import cached_bytes, peak_of
 from hetcc.cost_model.parts import MATRIX_CLASSES, WorkItem
-from hetcc.cost_model.profile import DEFAULT, PROJECTION, Device
+from hetcc.cost_model.profile import DEFAULT, PROJECTION, Baseline, Device
 from hetcc.cost_model.quantity import Corner, Quantity
 from hetcc.cost_model.work import Work
 from hetcc.ir import DType, OperatorClass
@@ -36,12 +36,13 @@ class RequestEnergy:
         return self.dynamic_j + self.idle_j
 
 
-def kernel_energy_j(works: Sequence[WorkItem], device: Device, time_s: float, corner: Corner = Corner.LIKELY) -> float:
+def kernel_energy_j(works: Sequence[WorkItem], device: Device, baseline: Baseline, time_s: float,
+                    corner: Corner = Corner.LIKELY) -> float:
     """Dynamic energy of one kernel that takes ``time_s``."""
     power = device.power
     energy_j = time_s * power.active_w.delay(corner)
     for work, operator_class, dtype in works:
-        near = min(near_bytes(work, device, corner), work.bytes_moved)
+        near = min(near_bytes(work, device, baseline, corner), work.bytes_moved)
         energy_j += (work.bytes_moved - near) * power.joules_per_byte.delay(corner)
         energy_j += near * power.joules_per_on_chip_byte.delay(corner)
         energy_j += arithmetic_s(work, operator_class, dtype, device) * arithmetic_w(work, operator_class,
@@ -49,10 +50,10 @@ def kernel_energy_j(works: Sequence[WorkItem], device: Device, time_s: float, co
     return energy_j
 
 
-def near_bytes(work: Work, device: Device, corner: Corner) -> float:
+def near_bytes(work: Work, device: Device, baseline: Baseline, corner: Corner) -> float:
     """Bytes that come from on-chip memory: held by the last-level cache, or kept beside the stages."""
     if device.streaming is not None:
-        return float(sum(work.resident))
+        return float(sum(work.resident)) if baseline.keeps_index else 0.0
     return cached_bytes(work, device, corner)
 
 

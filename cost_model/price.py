@@ -74,7 +74,7 @@ def price(works: Sequence[WorkItem], device: Device, baseline: str | None = None
     if not real:
         return FREE
     parts = {corner: parts_of(real, device, chosen, corner, concurrent_kernels) for corner in Corner}
-    energy = {corner: kernel_energy_j(real, device, parts[corner].time_s, corner) for corner in Corner}
+    energy = {corner: kernel_energy_j(real, device, chosen, parts[corner].time_s, corner) for corner in Corner}
     likely = parts[Corner.LIKELY]
     bound = _bound(likely)
     deciding = _numbers(real, device, chosen)[bound.value]

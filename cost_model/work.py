@@ -29,10 +29,6 @@ _ELEMENTWISE_FLOPS = {"cast": 0, "copy": 0, "fill": 0, "where": 0,
 """Flops per output element of functions that select, move or take several operations; all others count one."""
 
 
-DistanceOf = Callable[[str], int | None]
-"""Bytes of traffic since a value in memory was last touched; None if it never was."""
-
-
 @dataclass(frozen=True, slots=True)
 class Product:
     """The shape of matrix products: ``batch`` times ``[rows, depth] x [depth, columns]``."""
@@ -63,8 +59,10 @@ class Work:
     """Of matrix products whose shape is known."""
     selected: int = field(default=0, compare=False)
     """Entries that a selection keeps."""
+    reads: tuple[tuple[int, str], ...] = field(default=(), compare=False)
+    """(bytes, value in memory) of what is read."""
     recent: tuple[tuple[int, int], ...] = field(default=(), compare=False)
-    """(bytes, distance) of reads of values that were touched ``distance`` bytes of traffic ago."""
+    """(bytes, distance) of reads of values that were touched ``distance`` bytes of traffic ago (``reuse``)."""
     resident: tuple[int, int] = field(default=(0, 0), compare=False)
     """Bytes of the reads that a streaming device may keep in block RAM and in ultra RAM between steps."""
 
@@ -90,8 +88,7 @@ class Work:
         return not (self.flops or self.bytes_moved)
 
 
-def work_of(node: Node, graph: Graph, *, held: Collection[str] = (), unwritten: Collection[str] = (),
-            distance_of: DistanceOf | None = None) -> Work:
+def work_of(node: Node, graph: Graph, *, held: Collection[str] = (), unwritten: Collection[str] = ()) -> Work:
     """The work of one node.
 
     Args:
@@ -99,7 +96,6 @@ def work_of(node: Node, graph: Graph, *, held: Collection[str] = (), unwritten: 
         graph: where the types and producers of its operands are.
         held: values that need not be read from memory, because the program that contains the node has just made them.
         unwritten: values that need not be written to memory, because nobody outside that program reads them.
-        distance_of: how long ago a value in memory was touched; absent: nothing is known, and nothing is recent.
     """
     if node.operator_class is OperatorClass.VIEW or is_indexed_read(node, graph):
         return Work()
@@ -111,18 +107,12 @@ def work_of(node: Node, graph: Graph, *, held: Collection[str] = (), unwritten: 
     passing = [graph.type_of(name).elements for name in (*_streamed(node), *made)]
     product = _product(node, graph) if node.operator_class is OperatorClass.MATMUL else None
     selected = graph.type_of(node.outputs[0]).elements if node.operator_class is OperatorClass.TOPK else 0
-    recent = _recent(reads, graph, distance_of) if distance_of is not None else ()
-    return Work(flops, sum(size for _, size in reads), writes, max(passing, default=0), product, selected, recent)
+    stored = tuple((size, storage_of(name, graph)) for name, size in reads if size)
+    return Work(flops, sum(size for _, size in reads), writes, max(passing, default=0), product, selected, stored)
 
 
-def works_of(nodes: Iterable[Node], graph: Graph,
-             distance_of: DistanceOf | None = None) -> tuple[tuple[Work, OperatorClass, DType], ...]:
+def works_of(nodes: Iterable[Node], graph: Graph) -> tuple[tuple[Work, OperatorClass, DType], ...]:
     """The work of nodes that run as one program: what passes between them stays out of memory.
-
-    Args:
-        nodes: in program order.
-        graph: which they are nodes of.
-        distance_of: as of ``work_of``.
 
     Returns:
         per node that does anything: its work, class, and the element type it computes in.
@@ -133,13 +123,13 @@ def works_of(nodes: Iterable[Node], graph: Graph,
     escaping = {
         base for node in inside for name in node.outputs
         if name in graph.results or any(reader.name not in names for reader in graph.consumers_of(name))
-        for base in view_chain(name, graph)
+        for base in _view_chain(name, graph)
     }
     # An updated cache is the whole cache, and that is in memory however few rows were new.
     caches = {name for node in inside if node.operator_class is OperatorClass.CACHE_UPDATE for name in node.outputs}
-    held = {name for name in made if view_chain(name, graph)[-1] in made - caches}
+    held = {name for name in made if _view_chain(name, graph)[-1] in made - caches}
     unwritten = made - escaping
-    counted = ((work_of(node, graph, held=held, unwritten=unwritten, distance_of=distance_of), node) for node in inside)
+    counted = ((work_of(node, graph, held=held, unwritten=unwritten), node) for node in inside)
     return tuple((work, node.operator_class, compute_type(node, graph)) for work, node in counted
                  if not work.is_nothing)
 
@@ -165,13 +155,13 @@ def is_indexed_read(node: Node, graph: Graph) -> bool:
     if node.operator_class is not OperatorClass.GATHER or node.attribute("mode", "rows") != "rows":
         return False
     table = node.operand("data")
-    if table is None or graph.values[view_chain(table, graph)[-1]].role is not Role.PARAMETER:
+    if table is None or graph.values[_view_chain(table, graph)[-1]].role is not Role.PARAMETER:
         return False
     readers = list(_readers_through_views(node.outputs[0], graph))
     return bool(readers) and all(reader.operator_class is OperatorClass.MATMUL for reader in readers)
 
 
-def view_chain(name: str, graph: Graph) -> list[str]:
+def _view_chain(name: str, graph: Graph) -> list[str]:
     """``name`` and what it is a view of, up to a value that is in memory."""
     chain = [name]
     while True:
@@ -179,6 +169,20 @@ def view_chain(name: str, graph: Graph) -> list[str]:
         if producer is None or producer.operator_class is not OperatorClass.VIEW or not producer.inputs:
             return chain
         chain.append(producer.inputs[0])
+
+
+def storage_of(name: str, graph: Graph) -> str:
+    """The value in memory that ``name`` shows: views are followed, and an updated cache is the cache."""
+    producer = graph.producer.get(name)
+    while producer is not None and producer.inputs:
+        if producer.operator_class is OperatorClass.CACHE_UPDATE:
+            name = producer.operand("data") or producer.inputs[0]
+        elif producer.operator_class is OperatorClass.VIEW:
+            name = producer.inputs[0]
+        else:
+            break
+        producer = graph.producer.get(name)
+    return name
 
 
 def _readers_through_views(name: str, graph: Graph) -> Iterable[Node]:
@@ -194,7 +198,7 @@ def _readers_through_views(name: str, graph: Graph) -> Iterable[Node]:
 
 def _bytes_of(name: str, graph: Graph, held: Collection[str]) -> int:
     """Bytes that reading the value moves."""
-    chain = view_chain(name, graph)
+    chain = _view_chain(name, graph)
     if any(link in held for link in chain):
         return 0
     size_bytes = min(graph.type_of(link).size_bytes for link in chain)
@@ -218,7 +222,7 @@ def _read_gathered(node: Node, graph: Graph, held: Collection[str]) -> Reads:
     """The rows or elements taken, and all that says which."""
     data = node.operand("data") or node.inputs[0]
     taken = 0
-    if not any(link in held for link in view_chain(data, graph)):
+    if not any(link in held for link in _view_chain(data, graph)):
         taken = graph.type_of(node.outputs[0]).elements * graph.type_of(data).dtype.size_bytes
     return [(data, taken), *((name, _bytes_of(name, graph, held)) for name in dict.fromkeys(node.inputs)
                              if name != data)]
@@ -240,16 +244,6 @@ def _read_nothing(node: Node, graph: Graph, held: Collection[str]) -> Reads:
     return []
 
 
-def _recent(reads: Reads, graph: Graph, distance_of: DistanceOf) -> tuple[tuple[int, int], ...]:
-    """Reads of values that were touched before. An indexed read picks rows of a table: it is not counted as one."""
-    found = []
-    for name, size in reads:
-        distance = distance_of(view_chain(name, graph)[-1]) if size else None
-        if distance is not None:
-            found.append((size, distance))
-    return tuple(found)
-
-
 def _product(node: Node, graph: Graph) -> Product | None:
     """Leading axes count as rows if the right operand has none of its own, else as so many products."""
     left, right = node.operand("lhs") or node.inputs[0], node.operand("rhs") or node.inputs[-1]
@@ -266,7 +260,7 @@ def _product(node: Node, graph: Graph) -> Product | None:
 
 
 def _is_weight(name: str, graph: Graph) -> bool:
-    root = view_chain(name, graph)[-1]
+    root = _view_chain(name, graph)[-1]
     producer = graph.producer.get(root)
     return graph.values[root].role.is_weight or (producer is not None and is_indexed_read(producer, graph))
 

@@ -10,9 +10,9 @@ from hetcc.backends.contract import Rejected, Support
 from hetcc.cost_model.device import Device
 from hetcc.cost_model.fpga import on_chip_budget
 from hetcc.cost_model.price import Price, WorkItem, price, region_launch
-from hetcc.cost_model.reuse import Reuse
+from hetcc.cost_model.reuse import mark_recent
 from hetcc.cost_model.transfer import PUBLISHED, transfer
-from hetcc.cost_model.work import Work, view_chain, works_of
+from hetcc.cost_model.work import Work, works_of
 from hetcc.ir import Graph, Node, OperatorClass, Role, Stage
 from hetcc.ir.subgraph import weights_of
 from hetcc.passes.clusters import Clustering, NodeGroup
@@ -92,15 +92,10 @@ def estimate(graph: Graph, clustering: Clustering, devices: DeviceSet, objective
 
 
 def count_work(graph: Graph, clustering: Clustering, devices: DeviceSet) -> dict[str, tuple[WorkItem, ...]]:
-    """The work of every cluster, with what caches may still hold and what a streaming device may keep on chip.
-
-    Two rounds: how long ago a value was touched is known when the traffic of all clusters is.
-    """
+    """The work of every cluster, with what caches may still hold and what a streaming device may keep on chip."""
     groups = clustering.groups
-    moved = [sum(item[0].bytes_moved for item in works_of(group.nodes, graph)) for group in groups]
-    reuse = Reuse(graph, [group.nodes for group in groups], moved)
-    counted = {group.name: works_of(group.nodes, graph, reuse.seen_from(position))
-               for position, group in enumerate(groups)}
+    marked = mark_recent(graph, [group.nodes for group in groups], [works_of(group.nodes, graph) for group in groups])
+    counted = {group.name: items for group, items in zip(groups, marked, strict=True)}
     for name, profile in devices.profiles.items():
         if profile.streaming is not None and profile.baseline(devices.baseline_of(name)).keeps_index:
             _keep_indices(graph, groups, counted, on_chip_budget(profile.streaming))
@@ -117,9 +112,9 @@ def _keep_indices(graph: Graph, groups: Sequence[NodeGroup], counted: dict[str, 
     for group in groups:
         if group.stage is not Stage.RELEVANCY:
             continue
-        scanned = {root for node in group.nodes for name in node.inputs
-                   if graph.values[root := view_chain(name, graph)[-1]].role is Role.CACHE}
-        wanted = sum(graph.type_of(root).size_bytes for root in sorted(scanned))
+        scanned = {name for work, _, _ in counted[group.name] for _, name in work.reads
+                   if graph.values[name].role is Role.CACHE}
+        wanted = sum(graph.type_of(name).size_bytes for name in scanned)
         kept = [0, 0]
         for index in (0, 1):
             kept[index] = min(left[index], wanted)

@@ -71,4 +71,8 @@ def main_phase_of(bundle: Bundle) -> str:
 def _explained(bundle: Bundle, phase: str) -> Explained:
     from hetcc.report.explanation import Explained
 
-    return Explained(bundle.plan.phase(phase), bundle.explanation(phase), bundle.tagged(phase))
+    from hetcc.report.code import code_of_regions
+
+    plan = bundle.plan.phase(phase)
+    return Explained(plan, bundle.explanation(phase), bundle.tagged(phase),
+                     code_of_regions(bundle.plan, plan, bundle.files.read))

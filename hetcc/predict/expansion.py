@@ -1,14 +1,12 @@
-"""From the prices of a few layers to the placement problem of the whole model: equal layers have equal prices."""
+"""From the clusters of a few layers to those of the whole model: which stands for which, and under which name."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from hetcc.errors import InternalError
-from hetcc.passes.contract import ClusterFacts
-from hetcc.passes.estimate import CostTable
-from hetcc.plan.placement import Cluster, PlacementProblem, Tensor
+from hetcc.plan.placement import PlacementProblem, Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +33,16 @@ class Expansion:
     def __init__(self, problem: PlacementProblem, container: str, layer_of: Sequence[int]) -> None:
         self.container = container
         self.layer_of = tuple(layer_of)
-        self._layer = {cluster.name: self._position(cluster.layer) for cluster in problem.clusters}
+        self.short_layer: Mapping[str, int | None] = {cluster.name: self.position_of(cluster.layer) for cluster in problem.clusters}
+        """Layer of the short model by its cluster."""
         self.clusters = self._expand_clusters(problem)
         self.tensors = self._expand_tensors(problem)
         self.short_of: Mapping[str, str] = {copy.name: problem.clusters[copy.original].name for copy in self.clusters}
         """The short model's cluster by cluster of the whole model."""
         self.layer_of_cluster: Mapping[str, int | None] = {copy.name: copy.layer for copy in self.clusters}
 
-    def _position(self, layer: str) -> int | None:
+    def position_of(self, layer: str) -> int | None:
+        """Position of a layer, by its path, among the layers that repeat; None for other paths."""
         inside = layer.startswith(self.container + ".") if self.container else False
         return int(layer[len(self.container) + 1:]) if inside else None
 
@@ -53,7 +53,7 @@ class Expansion:
         return name
 
     def _name_in(self, cluster: str, whole: int | None) -> str:
-        short = self._layer[cluster]
+        short = self.short_layer[cluster]
         return cluster if short is None or whole is None else self._renamed(cluster, short, whole)
 
     def _expand_clusters(self, problem: PlacementProblem) -> tuple[_Copy, ...]:
@@ -66,11 +66,12 @@ class Expansion:
         tail: list[_Copy] = []
         seen_layer = False
         for place, cluster in enumerate(problem.clusters):
-            position = self._layer[cluster.name]
+            position = self.short_layer[cluster.name]
             members.setdefault(position, []).append(place)
             seen_layer = seen_layer or position is not None
             if position is None:
-                (tail if seen_layer else head).append(_Copy(cluster.name, place, None, cluster.nodes))
+                nodes = self._in_all_layers(cluster.nodes)
+                (tail if seen_layer else head).append(_Copy(cluster.name, place, None, nodes))
         layers = []
         for whole, short in enumerate(self.layer_of):
             for place in members.get(short, ()):
@@ -79,6 +80,22 @@ class Expansion:
                                     tuple(self._renamed(name, short, whole) for name in cluster.nodes)))
         return (*head, *layers, *tail)
 
+    def _in_all_layers(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Names of the whole model; what is inside a layer (a view of an outside value) occurs in every layer."""
+        by_layer: dict[int | None, list[str]] = {}
+        for name in names:
+            by_layer.setdefault(self._layer_of_name(name), []).append(name)
+        return (*by_layer.get(None, ()), *(self._renamed(name, short, whole)
+                                           for whole, short in enumerate(self.layer_of)
+                                           for name in by_layer.get(short, ())))
+
+    def _layer_of_name(self, name: str) -> int | None:
+        """The short model's layer a name is inside of."""
+        if not name.startswith(self.container + "."):
+            return None
+        number = name[len(self.container) + 1:].split(".")[0].split("/")[0]
+        return int(number) if number.isdigit() else None
+
     def _expand_tensors(self, problem: PlacementProblem) -> tuple[_Copy, ...]:
         made: dict[str, list[int]] = {}
         for place, tensor in enumerate(problem.tensors):
@@ -86,14 +103,30 @@ class Expansion:
         found = []
         for copy in self.clusters:
             producer = problem.clusters[copy.original].name
+            short = self.short_layer[producer]
+            if copy.layer is None or short is None:
+                found += self._from_outside(problem, copy.name, made.get(producer, []))
+                continue
             for place in made.get(producer, ()):
                 tensor = problem.tensors[place]
-                short = self._layer[producer]
-                name = tensor.name if copy.layer is None or short is None else self._renamed(tensor.name, short,
-                                                                                              copy.layer)
-                found.append(_Copy(name, place, copy.layer,
+                found.append(_Copy(self._renamed(tensor.name, short, copy.layer), place, copy.layer,
                                    (copy.name, *self._consumers(tensor, short, copy.layer))))
         return tuple(found)
+
+    def _from_outside(self, problem: PlacementProblem, producer: str, places: Sequence[int]) -> list[_Copy]:
+        """The values of a cluster outside the layers, the largest first; views inside a layer occur in every layer."""
+        by_layer: dict[int | None, list[int]] = {}
+        for place in places:
+            home = self._layer_of_name(problem.tensors[place].name) if self.layer_of else None
+            by_layer.setdefault(home, []).append(place)
+        found = [_Copy(problem.tensors[place].name, place, None,
+                       (producer, *self._consumers(problem.tensors[place], None, None)))
+                 for place in by_layer.get(None, ())]
+        for whole, short in enumerate(self.layer_of):
+            found += [_Copy(self._renamed(problem.tensors[place].name, short, whole), place, whole,
+                            (producer, *self._consumers(problem.tensors[place], short, whole)))
+                      for place in by_layer.get(short, ())]
+        return sorted(found, key=lambda one: -problem.tensors[one.original].size_bytes)
 
     def _consumers(self, tensor: Tensor, short: int | None, whole: int | None) -> list[str]:
         """Who reads the tensor in the whole model, in program order."""
@@ -102,7 +135,7 @@ class Expansion:
         last = len(self.layer_of) - 1
         by_layer: dict[int | None, list[str]] = {}
         for name in tensor.consumers:
-            by_layer.setdefault(self._layer[name], []).append(name)
+            by_layer.setdefault(self.short_layer[name], []).append(name)
         outside = by_layer.pop(None, [])
         if short is None or whole is None:
             return [self._name_in(name, position) for position, stand_in in enumerate(self.layer_of)
@@ -112,22 +145,3 @@ class Expansion:
             raise InternalError("HET-I001", "a layer hands a value past its successor", where=tensor.name)
         return [self._name_in(name, whole) for name in by_layer.get(short, ())] + [
             self._name_in(name, whole + 1) for name in by_layer.get(short + 1, ())] + outside
-
-    def table(self, short: CostTable) -> CostTable:
-        """The priced problem of the whole model."""
-        if not self.layer_of:
-            return short
-        own = short.problem
-        clusters = tuple(
-            Cluster(copy.name, copy.names, own.clusters[copy.original].costs,
-                    own.clusters[copy.original].layer if copy.layer is None else f"{self.container}.{copy.layer}",
-                    own.clusters[copy.original].resident_bytes) for copy in self.clusters)
-        tensors = tuple(
-            replace(own.tensors[copy.original], name=copy.name, producer=copy.names[0], consumers=copy.names[1:])
-            for copy in self.tensors)
-        problem = replace(own, clusters=clusters, tensors=tensors)
-        estimates = {copy.name: short.estimates[own.clusters[copy.original].name] for copy in self.clusters}
-        stages = {copy.name: stage for copy in self.clusters
-                  if (stage := short.facts.stage.get(own.clusters[copy.original].name)) is not None}
-        intensity = {copy.name: estimates[copy.name].work.intensity for copy in self.clusters}
-        return CostTable(estimates, problem, ClusterFacts(stages, intensity))

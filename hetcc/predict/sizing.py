@@ -11,7 +11,7 @@ from hetcc.capture.short import ShortCapture
 from hetcc.ir import TaggedGraph
 from hetcc.passes.clusters import Clustering, NodeGroup, form_clusters
 from hetcc.passes.tag import TagMemoryPipeline
-from hetcc.predict.template import Size, Skeleton, Template, fit, skeleton_of, tells_apart, with_numbers
+from hetcc.predict.template import Size, Skeleton, Template, fit, fit_by, skeleton_of, tells_apart, with_numbers
 
 _PROBES = 3
 
@@ -39,8 +39,9 @@ class Sizes:
     """The model at every pair of a batch and a context.
 
     Three captures at the ends and in the middle give a template (``template``). Where they disagree in structure, or a
-    number follows no simple form, the range is halved; a batch of one, which tracing treats specially, is set apart
-    first. Where nothing is left to halve, each size is captured.
+    number follows no simple form, the range is halved; where nothing is left to halve, each size is captured. A batch of
+    one, which tracing treats specially, is set apart: one capture of it is enough when all its numbers occur in the
+    template of the larger batches, and no two of those agree there.
     """
 
     def __init__(self, capture: ShortCapture) -> None:
@@ -54,21 +55,38 @@ class Sizes:
         Raises:
             UserError: what capturing raises.
         """
-        batches, contexts = sorted(set(batches)), sorted(set(contexts))
+        self._cover(sorted(set(batches)), sorted(set(contexts)))
+
+    def _cover(self, batches: Sequence[int], contexts: Sequence[int]) -> Template | None:
+        """As ``cover``; the template, if one serves all pairs."""
+        if len(batches) > 1 and batches[0] == 1:
+            template = self._cover(batches[1:], contexts)
+            if template is None or not self._cover_ones(contexts, template):
+                self._cover((1,), contexts)
+            return None
         sizes = list(itertools.product(batches, contexts))
         probes = _probes(batches, contexts)
-        if probes is not None:
-            template = fit([(size, self._sample(size).skeleton) for size in probes])
-            if template is not None:
-                for size in sizes:
-                    self._models[size] = self._at(size, template, probes)
-                return
-        if len(sizes) <= _PROBES:
+        template = fit([(size, self._sample(size).skeleton) for size in probes]) if probes is not None else None
+        if template is not None and probes is not None:
+            for size in sizes:
+                self._models[size] = self._at(size, template, probes)
+        elif len(sizes) <= _PROBES:
             for size in sizes:
                 self._models[size] = self._sample(size).model
-            return
-        for part in _parts(batches, contexts):
-            self.cover(*part)
+        else:
+            for part in _parts(batches, contexts):
+                self._cover(*part)
+        return template
+
+    def _cover_ones(self, contexts: Sequence[int], template: Template) -> bool:
+        """A batch of one from a single capture, when all its numbers occur in a template of larger batches."""
+        probe = (1, contexts[-1])
+        ones = fit_by(template.along_contexts(1), probe, self._sample(probe).skeleton)
+        if ones is None:
+            return False
+        for context in contexts:
+            self._models[1, context] = self._at((1, context), ones, (probe,))
+        return True
 
     def at(self, size: Size) -> SizedModel:
         """The model at a size that was covered."""
@@ -81,9 +99,7 @@ class Sizes:
         if numbers is None or min(numbers, default=0) < min(min(self._sample(probe).skeleton.numbers)
                                                             for probe in probes):
             return self._sample(size).model
-        # Names come from a capture of the same batch class; they are all that may differ between equal structures.
-        alike = [probe for probe in probes if (probe[0] == 1) == (size[0] == 1)]
-        return _resized(self._sample((alike or list(probes))[0]).model, numbers)
+        return _resized(self._sample(probes[0]).model, numbers)
 
     def _sample(self, size: Size) -> _Sample:
         if size not in self._samples:
@@ -117,8 +133,6 @@ def _probes(batches: Sequence[int], contexts: Sequence[int]) -> tuple[Size, ...]
 
 
 def _parts(batches: Sequence[int], contexts: Sequence[int]) -> list[tuple[Sequence[int], Sequence[int]]]:
-    if len(batches) > 1 and batches[0] == 1:
-        return [([1], contexts), (batches[1:], contexts)]
     if len(contexts) > 1:
         half = (len(contexts) + 1) // 2
         return [(batches, contexts[:half]), (batches, contexts[half:])]

@@ -127,6 +127,16 @@ class Template:
     form_of: tuple[int, ...]
     """By number: its form."""
 
+    def along_contexts(self, batch: int) -> set[tuple[Fraction, Fraction]]:
+        """The forms at one batch: (offset, slope) over the context."""
+        found = set()
+        for form in self.forms:
+            constant = form.monomial == 0
+            offset = form.offset + (form.slope * batch if constant else 0)
+            slope = Fraction(0) if constant else form.slope * (batch if form.monomial == 2 else 1)
+            found.add((offset, slope))
+        return found
+
     def numbers_at(self, size: Size) -> tuple[int, ...] | None:
         """The numbers of a size; None if one of them would not be whole or would be negative where none was."""
         found = [form.at(size) for form in self.forms]
@@ -161,6 +171,25 @@ def fit(samples: Sequence[tuple[Size, Skeleton]]) -> Template | None:
             forms.append(form)
         form_of.append(known[column])
     return Template(first.structure, tuple(forms), tuple(form_of))
+
+
+def fit_by(known: set[tuple[Fraction, Fraction]], size: Size, skeleton: Skeleton) -> Template | None:
+    """A template from one capture, when every number agrees with exactly one form known from other captures.
+
+    Args:
+        known: (offset, slope) over the context that occur in the model.
+        size: of the capture.
+        skeleton: of the capture.
+    """
+    forms: list[_Form] = []
+    place: dict[int, int] = {}
+    for number in dict.fromkeys(skeleton.numbers):
+        fitting = [(offset, slope) for offset, slope in known if offset + slope * size[1] == number]
+        if len(fitting) != 1:
+            return None
+        place[number] = len(forms)
+        forms.append(_Form(*fitting[0], 1))
+    return Template(skeleton.structure, tuple(forms), tuple(place[number] for number in skeleton.numbers))
 
 
 def _form_of(column: tuple[int, ...], sizes: Sequence[Size]) -> _Form | None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hetcc.errors import UserError
 from hetcc.ir import Node, Stage, TaggedGraph
 from hetcc.passes.estimate import HOST
 from hetcc.plan.plan import LaunchStep, PhasePlan
+from hetcc.report.code import RegionCode, code_totals, uses_of
 
 _LARGEST = 10
 _LISTED = 6
@@ -24,6 +25,8 @@ class Explained:
     records: Mapping[str, Any]
     """``reports/PHASE.explain.json``."""
     tagged: TaggedGraph
+    code: Mapping[str, RegionCode] = field(default_factory=dict)
+    """Which code runs each GPU region, by region name; empty for a plan without code."""
 
     @property
     def clusters(self) -> Mapping[str, Any]:
@@ -44,6 +47,8 @@ def overview(phase: Explained) -> dict[str, Any]:
         "host": [{"cluster": name, "nodes": record["nodes"], "reasons": record["rejections"]}
                  for name, record in phase.clusters.items() if record["device"] == HOST],
         "rewrites": rewrites,
+        "code": code_totals(phase.code),
+        "kernels_left_out": sorted({reason for region in phase.code.values() for reason in region.left_out}),
     }
 
 
@@ -134,6 +139,9 @@ def cluster_answer(name: str, asked: str, phase: Explained) -> dict[str, Any]:
         "prices": {device: record["prices"][device] for device in _ordered(record["prices"])},
         "cut_time_s": sum(entry["time_s"] for entry in record["cut"]),
         "launch_step": _launch_step(record["region"], phase.plan),
+        # A view belongs to whoever reads it; the code of its cluster is the answer then.
+        "code": (uses_of(phase.code, record["region"], [asked]) if asked in nodes else [])
+                or uses_of(phase.code, record["region"], record["nodes"]),
     }
 
 
@@ -158,7 +166,9 @@ def region_answer(name: str, phase: Explained) -> dict[str, Any]:
     alike = [other.name for other in phase.plan.regions if other.digest == region.digest and other.name != name]
     return {
         "kind": "region", "phase": phase.plan.phase, "region": name, "device": region.device, "engine": region.engine,
-        "code_file": region.entry or None, "digest": region.digest, "same_program": alike,
+        "code_file": region.entry or None, "code": uses_of(phase.code, name, region.nodes),
+        "kernels_left_out": list(phase.code[name].left_out) if name in phase.code else [],
+        "digest": region.digest, "same_program": alike,
         "clusters": clusters, "nodes": list(region.nodes), "stages": region.stages,
         "updates": [list(pair) for pair in region.updates],
         "work": {"flops": region.flops, "bytes_read": region.bytes_read, "bytes_written": region.bytes_written},

@@ -16,7 +16,7 @@ _REWRITES_SHOWN = 6
 def overview_text(answer: Mapping[str, Any]) -> str:
     """A phase: totals, stages by device, largest clusters, the host's nodes, rewrites."""
     blocks = [_headline(answer), _stage_table(answer), _largest_table(answer), _host_block(answer),
-              _rewrite_block(answer)]
+              _code_totals(answer), _rewrite_block(answer)]
     return "\n\n".join(block for block in blocks if block)
 
 
@@ -78,6 +78,30 @@ def _host_block(answer: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _code_totals(answer: Mapping[str, Any]) -> str:
+    if not answer["code"]:
+        return "GPU code: none in the bundle"
+    rows = [[entry["target"], str(entry["calls"]), str(entry["modules"]), str(entry["kernel_objects"]),
+             ", ".join(f"{name} {count}" for name, count in entry["kernels"].items()) or "-"]
+            for entry in answer["code"]]
+    table = text_table(["target", "calls per step", "modules", "kernel objects", "kernel operations"], rows,
+                       right=(1, 2, 3))
+    left_out = "".join(f"\nleft out  {reason}" for reason in answer["kernels_left_out"])
+    return f"GPU code (equal programs share it)\n{table}{left_out}"
+
+
+def _code_block(answer: Mapping[str, Any]) -> str:
+    """The code objects of a cluster or region, one row per call and target."""
+    if not answer["code"]:
+        return ""
+    rows = []
+    for entry in answer["code"]:
+        files = [file.rpartition("/")[2] for file in entry["files"]] or ["(interpreted source)"]
+        rows.append([entry["target"], entry["kind"], str(len(entry["nodes"])), files[0]])
+        rows += [["", "", "", file] for file in files[1:]]
+    return "runs as\n" + text_table(["target", "what", "nodes", "code objects (in gpu/)"], rows, right=(2,))
+
+
 def _rewrite_block(answer: Mapping[str, Any]) -> str:
     rewrites = answer["rewrites"]
     if not rewrites:
@@ -105,7 +129,7 @@ def cluster_text(answer: Mapping[str, Any]) -> str:
                       + (f", launched by step {answer['launch_step']}" if answer["launch_step"] is not None else "")),
     ]
     blocks = [f"cluster {answer['cluster']}\n" + label_lines(rows), _node_block(answer), _price_table(answer),
-              _refusals(answer), _cut_block(answer), _decision_block(answer)]
+              _refusals(answer), _code_block(answer), _cut_block(answer), _decision_block(answer)]
     return "\n\n".join(block for block in blocks if block)
 
 
@@ -177,4 +201,6 @@ def region_text(answer: Mapping[str, Any]) -> str:
                  ("reads", ", ".join(launch["inputs"]) or "only weights and caches"),
                  ("writes", ", ".join(launch["outputs"]) or "only caches")]
     clusters = "\n".join(f"  {name}" for name in answer["clusters"])
-    return f"region {answer['region']}\n" + label_lines(rows) + f"\n\nclusters\n{clusters}"
+    code = _code_block(answer)
+    return f"region {answer['region']}\n" + label_lines(rows) + (f"\n\n{code}" if code else "") + \
+        f"\n\nclusters\n{clusters}"

@@ -90,10 +90,15 @@ def summary_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
         ("objective", objective),
         ("memory", memory + ("" if summary["fits"] else "  DOES NOT FIT")),
     ]
-    hosted = summary["coverage"]["host_nodes"]
-    if hosted:
-        rows.append(("on the host", f"{len(hosted)} nodes, first {hosted[0]}"))
-    return rows
+    return [*rows, ("on the host", _hosted(summary["coverage"]))]
+
+
+def _hosted(coverage: dict[str, Any]) -> str:
+    nodes = coverage["host_nodes"]
+    if not nodes:
+        return "nothing"
+    return (f"{len(nodes)} nodes, first {nodes[0]}: {coverage['flops'].get(HOST, 0.0):.2%} of the flops, "
+            f"{coverage['bytes'].get(HOST, 0.0):.2%} of the bytes")
 
 
 def _capacity(summary: dict[str, Any], device: str) -> str:

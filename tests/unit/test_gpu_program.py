@@ -24,8 +24,8 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("torch_mlir")
 pytest.importorskip("iree.runtime")
 
-SMALL, LARGE = 16_384, 524_288
-"""Tokens of 128 floats: 8 MiB and 256 MiB."""
+SMALL, LARGE = 16_384, 1_048_576
+"""Tokens of 128 floats: 8 MiB and 512 MiB."""
 
 
 def append(x, position, cache, length):

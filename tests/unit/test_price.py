@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
 import tomllib
 
@@ -19,7 +20,17 @@ from hetcc.cost_model.device import (
 )
 from hetcc.cost_model.price import FREE, Bound, price, region_launch
 from hetcc.cost_model.quantity import Corner, Provenance, Quantity, worst
-from hetcc.cost_model.transfer import LINKS_FILE, link_between, load_links, transfer, transfer_time_s
+from hetcc.cost_model.transfer import (
+    LINKS_FILE,
+    LINKS_SCHEMA_FILE,
+    link_between,
+    links_schema_text,
+    list_link_sets,
+    load_links,
+    route,
+    transfer,
+    transfer_time_s,
+)
 from hetcc.cost_model.work import Work
 from hetcc.errors import UserError
 from hetcc.ir import DType, OperatorClass
@@ -28,6 +39,10 @@ F32, BF16 = DType.FLOAT32, DType.BFLOAT16
 PROFILES = [*sorted(DEVICES_FOLDER.glob("*.toml")), LINKS_FILE]
 STRUCTURAL = {"up_to_bytes", "at"}
 """Plain numbers that are part of a formula's form rather than facts about a device."""
+
+
+def all_links():
+    return [link for name in list_link_sets() for link in load_links(name)]
 
 
 def bare_numbers(tree, path=""):
@@ -80,9 +95,12 @@ def test_numbers_without_provenance_are_refused(tmp_path):
     assert caught.value.code == "HET-M002"
 
 
-def test_the_published_schema_is_the_one_in_use():
+def test_the_published_schemas_are_the_ones_in_use():
     from jsonschema import Draft202012Validator
 
+    assert LINKS_SCHEMA_FILE.read_text() == links_schema_text()
+    tree = json.loads(json.dumps(tomllib.loads(LINKS_FILE.read_text()), default=str))
+    assert list(Draft202012Validator(json.loads(links_schema_text())).iter_errors(tree)) == []
     assert SCHEMA_FILE.read_text() == schema_text()
     validator = Draft202012Validator(json.loads(schema_text()))
     for name in list_devices():
@@ -91,8 +109,9 @@ def test_the_published_schema_is_the_one_in_use():
 
 
 def test_known_devices_and_unknown_ones(tmp_path):
-    assert list_devices() == ("a100", "h200", "host", "mi210", "u55c")
-    with pytest.raises(UserError, match="known: a100, h200, host, mi210, u55c") as caught:
+    assert set(list_devices()) == {"a100", "epyc9654", "h100", "h200", "host", "mi210", "mi300x", "u280", "u55c", "v80",
+                                   "vu47p"}
+    with pytest.raises(UserError, match="known: a100, epyc9654, h100") as caught:
         load_device("mi300")
     assert caught.value.code == "HET-M001"
     with pytest.raises(UserError, match="there is no file"):
@@ -106,7 +125,7 @@ def test_known_devices_and_unknown_ones(tmp_path):
 
 
 def test_the_default_gpu_baseline_is_the_tuned_one():
-    for name in ("mi210", "a100", "h200"):
+    for name in ("mi210", "mi300x", "a100", "h100", "h200"):
         assert load_device(name).default_baseline == "tuned"
 
 
@@ -171,7 +190,8 @@ def test_stages_of_a_streaming_region_run_at_the_same_time():
     top = (Work(0, 0, 512, 131_072), OperatorClass.TOPK, F32)
     sums = (Work(131_072, 0, 0, 131_072), OperatorClass.REDUCTION, F32)
     assert price([top], device).time_s == pytest.approx(131_072 / 16 / 250e6 + 1e-7)
-    assert price([top, sums], device).time_s == price([top], device).time_s
+    filled_s = 40 / 250e6
+    assert price([top, sums], device).time_s == pytest.approx(price([top], device).time_s + filled_s)
 
 
 def test_no_work_is_free_everywhere():
@@ -185,11 +205,11 @@ def test_bytes_without_flops_and_flops_without_bytes():
     device = load_device("mi210")
     copy = price([(Work(0, 10**9, 10**9), OperatorClass.COPY, F32)], device)
     assert copy.bound is Bound.MEMORY
-    assert copy.time_s == pytest.approx(2e9 / (1.6384e12 * 0.8) + 2e-6)
+    assert copy.time_s == pytest.approx(2e9 / (1.6384e12 * 0.8) + 2e-6 + 1e-6)
     product = price([(Work(10**12, 0, 0), OperatorClass.MATMUL, BF16)], device)
     assert product.bound is Bound.COMPUTE
-    assert product.time_s == pytest.approx(1e12 / (181e12 * 0.6) + 2e-6)
-    assert product.energy_j == pytest.approx(product.time_s * 160.0)
+    assert product.time_s == pytest.approx(1e12 / (181e12 * 0.6) + 2e-6 + 1e-6)
+    assert product.energy_j == pytest.approx(product.time_s * 25.0 + 1e12 / 181e12 * 225.0)
 
 
 def test_a_tie_between_memory_and_compute_counts_as_memory():
@@ -246,7 +266,7 @@ def test_copies_below_what_the_fit_speaks_about_cost_as_much_as_the_smallest():
 def test_no_bytes_and_no_distance_cost_nothing():
     assert transfer_time_s("gpu", "fpga", 0) == 0.0
     assert transfer_time_s("gpu", "gpu", 10**9) == 0.0
-    for link in load_links():
+    for link in all_links():
         assert link.time_s(0) == 0.0
 
 
@@ -259,12 +279,35 @@ def test_a_staged_copy_pays_both_hops():
     assert transfer("gpu", "fpga", 1 << 20).low_s < transfer("gpu", "fpga", 1 << 20).high_s
 
 
-def test_unknown_ends_are_refused():
+def test_unknown_ends_and_sets_are_refused():
     with pytest.raises(UserError, match="no kind of device"):
         transfer_time_s("gpu", "tpu", 1)
+    with pytest.raises(UserError, match="no set of links is called 'pigeon'; known: published"):
+        transfer_time_s("gpu", "fpga", 1, "pigeon")
+    with pytest.raises(UserError, match="no link leads from 'gpu' to 'fpga' in 'pcie4-staged'"):
+        link_between("gpu", "fpga", "pcie4-staged")
+
+
+@pytest.mark.parametrize("links", list_link_sets())
+def test_every_set_joins_all_kinds_of_device(links):
+    for ends in itertools.permutations(("gpu", "fpga", "host"), 2):
+        sizes = [0, 1, 64, 4096, 1 << 20, 1 << 30]
+        times = [transfer_time_s(*ends, size, links) for size in sizes]
+        assert times[0] == 0.0 and times == sorted(times) and times[1] > 0.0
+        found = transfer(*ends, 4096, links=links)
+        assert found.low_s < found.time_s < found.high_s and found.energy_j > 0.0
+        assert len(route(*ends, links=links)) == (2 if "staged" in links and "host" not in ends else 1)
+
+
+def test_a_newer_link_is_not_slower():
+    for size in (1, 4096, 1 << 20, 1 << 26):
+        for kind in ("staged", "peer"):
+            times = [transfer_time_s("gpu", "fpga", size, f"pcie{generation}-{kind}") for generation in (3, 4, 5)]
+            assert times == sorted(times, reverse=True)
+        assert transfer_time_s("gpu", "fpga", size, "cxl3") < transfer_time_s("gpu", "fpga", size, "cxl2")
 
 
 def test_corners_are_ordered():
-    for link in load_links():
+    for link in all_links():
         times = [link.time_s(4096, corner) for corner in (Corner.FAST, Corner.LIKELY, Corner.SLOW)]
         assert times == sorted(times)

@@ -1,31 +1,41 @@
 """Arrays on a card by value name: IREE's modules and raw kernel launches read and write the same memory.
 
-Memory is allocated by the driver and lent to IREE. What IREE allocates itself, its results, is asked for its address; where
-IREE does not give one, the result is copied, once, on the card.
+IREE allocates, and is asked for the addresses. The other way round, memory of the driver lent to IREE, was tried: IREE
+3.13 refuses to copy into it, which updates of caches do. Where IREE gives no addresses (its CUDA driver does not), each
+side has memory of its own and values cross through the host.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy
 
 from hetcc.backends.gpu.drivers.contract import GpuDriver
-from hetcc.backends.gpu.drivers.dlpack import DEVICE_TYPES, address_in, capsule_of
+from hetcc.backends.gpu.drivers.dlpack import DEVICE_TYPES, address_in
 from hetcc.backends.gpu.kernels.launches import ALIGNMENT_BYTES
 from hetcc.backends.gpu.memory import GpuMemory, LoadedModule, numpy_dtype_of
 from hetcc.errors import UserError
 from hetcc.ir import DType, TensorType
 
+_MOST_LENT = 64
+"""Arrays of the caller that are kept alive before the card is waited for."""
+
 
 class Allocation:
-    """Memory of the pool; it goes back there when nothing holds it any more."""
+    """Memory on the card; it goes back to the pool when nothing holds it any more.
 
-    def __init__(self, pool: Pool, address: int, size_bytes: int) -> None:
+    What IREE has seen goes back to IREE instead, because IREE may have given its address to a result.
+    """
+
+    def __init__(self, pool: Pool, address: int, size_bytes: int, buffer: Any) -> None:
         self.address = address
         self.size_bytes = size_bytes
+        self.buffer = buffer
+        """IREE's buffer; None for memory of the driver."""
+        self.seen_by_iree = False
         self._pool = pool
 
     def __del__(self) -> None:
@@ -33,58 +43,68 @@ class Allocation:
 
 
 class Pool:
-    """Memory of a card that is used again instead of being freed and allocated at every step.
+    """Memory that is used again instead of being freed and allocated at every step.
 
     With one stream, order on the stream keeps a new user behind the old one. With several, memory is used again only
     after the whole card was waited for.
+
+    Args:
+        driver: of the card.
+        make: (address, IREE's buffer or None) of new memory of so many bytes.
     """
 
-    def __init__(self, driver: GpuDriver) -> None:
+    def __init__(self, driver: GpuDriver, make: Callable[[int], tuple[int, Any]]) -> None:
         self.driver = driver
         self.several_streams = False
         self.bytes_allocated = 0
-        self._ready: dict[int, list[int]] = {}
-        self._fresh: dict[int, list[int]] = {}
+        self._make = make
+        self._ready: dict[int, list[tuple[int, Any]]] = {}
+        self._fresh: dict[int, list[tuple[int, Any]]] = {}
 
     def take(self, size_bytes: int) -> Allocation:
-        """Memory of at least so many bytes; its contents are arbitrary."""
-        size = max(1 << 8, -(-size_bytes // 256) * 256)
+        """Memory of so many bytes, at least one; its contents are arbitrary."""
+        size = max(size_bytes, 1)
         if not self._ready.get(size) and self._fresh.get(size):
             if self.several_streams:
                 self.driver.synchronize()
-            for known, addresses in self._fresh.items():
-                self._ready.setdefault(known, []).extend(addresses)
+            for known, places in self._fresh.items():
+                self._ready.setdefault(known, []).extend(places)
             self._fresh.clear()
         waiting = self._ready.get(size)
         if waiting:
-            return Allocation(self, waiting.pop(), size)
+            return Allocation(self, waiting[-1][0], size, waiting.pop()[1])
         self.bytes_allocated += size
-        return Allocation(self, self.driver.allocate(size), size)
+        address, buffer = self._make(size)
+        return Allocation(self, address, size, buffer)
 
     def take_back(self, allocation: Allocation) -> None:
         """Called when an allocation is not held any more."""
-        self._fresh.setdefault(allocation.size_bytes, []).append(allocation.address)
+        if allocation.seen_by_iree:
+            self.bytes_allocated -= allocation.size_bytes
+        else:
+            place = (allocation.address, allocation.buffer)
+            self._fresh.setdefault(allocation.size_bytes, []).append(place)
 
     def trim(self) -> None:
-        """Gives everything that nobody uses back to the driver."""
+        """Gives up everything that nobody uses."""
         for table in (self._ready, self._fresh):
-            for size, addresses in table.items():
-                for address in addresses:
-                    self.driver.free(address)
-                    self.bytes_allocated -= size
+            for size, places in table.items():
+                self.bytes_allocated -= size * len(places)
+                for address, buffer in places:
+                    if buffer is None:
+                        self.driver.free(address)
             table.clear()
 
 
 @dataclass
 class _Value:
-    """What a name stands for: memory of the pool, or a result of IREE, or both at one address."""
+    """What a name stands for. It has an address, or a view of IREE, or both once both sides used it."""
 
     kind: TensorType
     memory: Allocation | None = None
     view: Any = None
-    """IREE's view of it, made when IREE first needs it."""
     exported: Any = field(default=None, repr=False)
-    """Keeps the address of a result of IREE alive."""
+    """Keeps the address of a result of IREE valid."""
     address: int = 0
 
 
@@ -102,14 +122,16 @@ class CardMemory(GpuMemory):
     def __init__(self, driver: GpuDriver, iree_driver: str = "") -> None:
         super().__init__(iree_driver or driver.kind)
         self.driver = driver
-        self.pool = Pool(driver)
         self.stream = 0
         """Where copies and kernels go from now on; see :meth:`on`."""
         self.copies_of_results = 0
-        """How many results of IREE had to be copied because it gave no address."""
+        """How many values crossed between IREE and kernels by a copy, because IREE gave no usable address."""
         self._values: dict[str, _Value] = {}
         self._lent: list[Any] = []
         self._pending: set[int] = set()
+        self.gives_addresses = self._probe()
+        """Whether IREE's memory is the kernels' memory."""
+        self.pool = Pool(driver, self._make if self.gives_addresses else lambda size: (driver.allocate(size), None))
 
     def bind(self, name: str, array: numpy.ndarray, share: bool = False) -> None:
         """See :class:`GpuMemory`; ``share`` has no effect, the card has its own memory."""
@@ -118,14 +140,10 @@ class CardMemory(GpuMemory):
             kind = TensorType(array.shape, DType(array.dtype.name))
         except ValueError:
             raise UserError("HET-R002", f"element type {array.dtype.name} is not supported", where=name) from None
-        address = self.reserve(name, kind)
-        dense = numpy.ascontiguousarray(array)
-        if dense.nbytes:
-            self.driver.copy_in(address, dense, self.stream)
-            self.used()
-            self._lent.append(dense)
-            if len(self._lent) > 64:
-                self.settle()
+        if not self.gives_addresses:
+            self._values[name] = _Value(kind, view=self._upload(_dense(array)))
+            return
+        self._copy_in(self.reserve(name, kind), array)
 
     def bind_zeros(self, name: str, kind: TensorType) -> None:
         """Puts zeros on the card under ``name``."""
@@ -168,16 +186,10 @@ class CardMemory(GpuMemory):
 
     def fetch(self, name: str) -> numpy.ndarray:
         """A copy, on the host, of what is under ``name``; HET-R002 if there is nothing."""
-        value = self._value(name)
-        result = numpy.empty(value.kind.shape, numpy_dtype_of(value.kind.dtype))
-        self.settle()
-        if result.nbytes:
-            self.driver.copy_out(result, self.address_of(name), self.stream)
-            self.driver.synchronize(self.stream)
-        return result
+        return self._to_host(self._value(name))
 
     def drop(self, names: Iterable[str]) -> None:
-        """Forgets arrays; their memory goes back to the pool when nothing else holds it."""
+        """Forgets arrays; their memory is free when nothing else holds it."""
         for name in names:
             self._values.pop(name, None)
 
@@ -193,7 +205,7 @@ class CardMemory(GpuMemory):
         """IREE's view of a value; HET-R002 if there is none."""
         value = self._value(name)
         if value.view is None:
-            value.view = self._lend(value)
+            value.view = self._view_of(value)
         return value.view
 
     def keep(self, name: str, view: Any, dtype: DType) -> None:
@@ -208,6 +220,8 @@ class CardMemory(GpuMemory):
         """See :class:`GpuMemory`. IREE has streams of its own: what was launched is waited for first, and IREE waits
         for its own work before it returns.
         """
+        for name, _ in arguments:
+            self.view(name)
         self.settle()
         return super().call(module, arguments, results)
 
@@ -218,33 +232,76 @@ class CardMemory(GpuMemory):
             raise UserError("HET-R002", f"'{name}' has no value on the GPU", fix="bind it before the program runs"
                             ) from None
 
-    def _lend(self, value: _Value) -> Any:
-        """IREE's view of memory of the pool, which stays taken as long as IREE holds the view."""
-        held = [value.memory]
-        capsule = capsule_of(value.address, value.kind.shape, value.kind.dtype, self.driver.kind, held.clear)
-        return self._device.from_dlpack_capsule(capsule)
+    def _probe(self) -> bool:
+        """Whether IREE gives the addresses of memory it allocates."""
+        try:
+            self._make(ALIGNMENT_BYTES)
+        except (RuntimeError, ValueError):
+            return False
+        return True
+
+    def _make(self, size_bytes: int) -> tuple[int, Any]:
+        runtime = self._runtime
+        buffer = self._device.allocator.allocate_buffer(
+            memory_type=int(runtime.MemoryType.DEVICE_LOCAL), allowed_usage=int(runtime.BufferUsage.DEFAULT),
+            allocation_size=size_bytes)
+        view = runtime.HalBufferView(buffer, (size_bytes,), self._type_of(DType.INT8))
+        return self._exported(view)[1], buffer
+
+    def _exported(self, view: Any) -> tuple[Any, int]:
+        """A capsule and the address in it; IREE refuses for some buffers."""
+        capsule = self._device.create_dlpack_capsule(view, DEVICE_TYPES[self.driver.kind], 0)
+        return capsule, address_in(capsule)
+
+    def _type_of(self, dtype: DType) -> Any:
+        return self._runtime.array_interop.map_dtype_to_element_type(numpy_dtype_of(dtype))
+
+    def _view_of(self, value: _Value) -> Any:
+        memory = value.memory
+        if memory is None or memory.buffer is None:
+            self.copies_of_results += 1
+            return self._upload(self._to_host(value))
+        memory.seen_by_iree = True
+        return self._runtime.HalBufferView(memory.buffer, value.kind.shape, self._type_of(value.kind.dtype))
 
     def _locate(self, value: _Value) -> None:
-        """Finds the address of a result of IREE, or copies the result where IREE gives none or one that is not aligned."""
-        try:
-            capsule = self._device.create_dlpack_capsule(value.view, DEVICE_TYPES[self.driver.kind], 0)
-            address = address_in(capsule)
-        except (RuntimeError, ValueError):  # IREE exports not every kind of buffer
-            capsule, address = None, 0
-        if address and address % ALIGNMENT_BYTES == 0:
-            value.exported, value.address = capsule, address
-            return
-        source = value.view
+        """Finds the address of a result of IREE, or copies it where there is none, or none that is aligned."""
+        if self.gives_addresses:
+            try:
+                capsule, address = self._exported(value.view)
+            except (RuntimeError, ValueError):  # IREE exports not every kind of buffer
+                capsule, address = None, 0
+            if address and address % ALIGNMENT_BYTES == 0:
+                value.exported, value.address = capsule, address
+                return
+        array = self._to_host(value)
         value.memory = self.pool.take(value.kind.size_bytes)
         value.address = value.memory.address
-        value.view = self._lend(value)
-        self._copy_views(source, value.view)
+        self._copy_in(value.address, array)
         self.copies_of_results += 1
 
-    def _copy_views(self, source: Any, target: Any) -> None:
-        runtime = self._runtime
-        done = self._device.create_semaphore(0)
-        self._device.queue_copy(source.get_buffer(), target.get_buffer(),
-                                wait_semaphores=runtime.HalFence.create_at(done, 0),
-                                signal_semaphores=runtime.HalFence.create_at(done, 1))
-        runtime.HalFence.create_at(done, 1).wait()
+    def _copy_in(self, address: int, array: numpy.ndarray) -> None:
+        dense = _dense(array)
+        if not dense.nbytes:
+            return
+        self.driver.copy_in(address, dense, self.stream)
+        self.used()
+        self._lent.append(dense)
+        if len(self._lent) > _MOST_LENT:
+            self.settle()
+
+    def _to_host(self, value: _Value) -> numpy.ndarray:
+        self.settle()
+        kind = numpy_dtype_of(value.kind.dtype)
+        if not value.address:
+            mapped = self._runtime.DeviceArray(self._device, value.view).to_host()
+            return numpy.array(mapped, dtype=kind, copy=True).reshape(value.kind.shape)
+        result = numpy.empty(value.kind.shape, kind)
+        if result.nbytes:
+            self.driver.copy_out(result, value.address, self.stream)
+            self.driver.synchronize(self.stream)
+        return result
+
+
+def _dense(array: numpy.ndarray) -> numpy.ndarray:
+    return array if array.flags.c_contiguous else numpy.ascontiguousarray(array)

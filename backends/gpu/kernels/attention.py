@@ -20,13 +20,15 @@ _LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
-def _load_rows(base, rows, live, SIZE: tl.constexpr, BLOCK: tl.constexpr):
+def _load_rows(base, rows, live, SIZE: tl.constexpr, BLOCK: tl.constexpr, WIDEN: tl.constexpr):
     columns = tl.arange(0, BLOCK)
     pointers = base + rows[:, None] * SIZE + columns[None, :]
     if BLOCK == SIZE:
         loaded = tl.load(pointers, mask=live[:, None], other=0.0)
     else:
         loaded = tl.load(pointers, mask=live[:, None] & (columns < SIZE)[None, :], other=0.0)
+    if WIDEN:
+        loaded = loaded.to(tl.float32)
     return loaded
 
 
@@ -52,7 +54,7 @@ def _rows(HEADS: tl.constexpr, CACHE_HEADS: tl.constexpr, QUERIES: tl.constexpr,
 @triton.jit
 def _entries(selection, start, end, SELECTION: tl.constexpr, SELECTED_BLOCK: tl.constexpr, CACHED: tl.constexpr,
              BLOCK_N: tl.constexpr):
-    """Cache entry of each of ``BLOCK_N`` slots from ``start``; ``CACHED`` where there is none."""
+    """Cache entry of each of ``BLOCK_N`` slots from ``start``; ``CACHED`` or more where there is none."""
     slots = start + tl.arange(0, BLOCK_N)
     limit: tl.constexpr = (CACHED + SELECTED_BLOCK - 1) // SELECTED_BLOCK
     if SELECTION == _DENSE:
@@ -63,8 +65,8 @@ def _entries(selection, start, end, SELECTION: tl.constexpr, SELECTED_BLOCK: tl.
         entries = first.to(tl.int32) + tl.arange(0, BLOCK_N)
     else:
         chosen = tl.load(selection + slots // SELECTED_BLOCK, mask=slots < end, other=-1)
-        held = (chosen >= 0) & (chosen < limit)
-        entries = tl.where(held, chosen * SELECTED_BLOCK + slots % SELECTED_BLOCK, CACHED).to(tl.int32)
+        chosen = tl.where((chosen >= 0) & (chosen < limit), chosen, limit).to(tl.int32)
+        entries = chosen * SELECTED_BLOCK + slots % SELECTED_BLOCK
     return tl.where(slots < end, entries, CACHED)
 
 
@@ -88,11 +90,12 @@ def _extent(lengths, batch, positions, SLOTS: tl.constexpr, SELECTION: tl.conste
 
 
 @triton.jit
-def _scores(q, q_rope, k, keys_rope, entries, seen, SCALE: tl.constexpr, ROPE: tl.constexpr, BLOCK_ROPE: tl.constexpr):
+def _scores(q, q_rope, k, keys_rope, entries, seen, SCALE: tl.constexpr, ROPE: tl.constexpr, BLOCK_ROPE: tl.constexpr,
+            WIDEN: tl.constexpr):
     """Scaled inner products of the rows with a tile of keys."""
     scores = tl.dot(q, tl.trans(k), input_precision="ieee")
     if ROPE > 0:
-        k_rope = _load_rows(keys_rope, entries, seen, ROPE, BLOCK_ROPE)
+        k_rope = _load_rows(keys_rope, entries, seen, ROPE, BLOCK_ROPE, WIDEN)
         scores = tl.dot(q_rope, tl.trans(k_rope), scores, input_precision="ieee")
     return scores * SCALE
 
@@ -149,7 +152,7 @@ def attend(query, query_rope, keys, keys_rope, values, mask, selection, lengths,
            SELECTION_HEADS: tl.constexpr, QUERY_BLOCK: tl.constexpr, MASK: tl.constexpr, MASK_BATCHES: tl.constexpr,
            MASK_HEADS: tl.constexpr, HAS_LENGTHS: tl.constexpr, CAUSAL: tl.constexpr, ZERO_MASKED: tl.constexpr,
            SPLITS: tl.constexpr, SPLIT_SLOTS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-           BLOCK_KEY: tl.constexpr, BLOCK_ROPE: tl.constexpr, BLOCK_VALUE: tl.constexpr):
+           BLOCK_KEY: tl.constexpr, BLOCK_ROPE: tl.constexpr, BLOCK_VALUE: tl.constexpr, WIDEN: tl.constexpr):
     """One share of the slots for one tile of rows. Grid: (query blocks x row tiles, batch x cache heads, splits)."""
     slots: tl.constexpr = SELECTED * SELECTED_BLOCK
     cache = tl.program_id(1)
@@ -162,18 +165,18 @@ def attend(query, query_rope, keys, keys_rope, values, mask, selection, lengths,
     keys += cache.to(tl.int64) * (CACHED * KEY)
     keys_rope += cache.to(tl.int64) * (CACHED * ROPE)
     values += cache.to(tl.int64) * (CACHED * VALUE)
-    q = _load_rows(query, places, live, KEY, BLOCK_KEY)
+    q = _load_rows(query, places, live, KEY, BLOCK_KEY, WIDEN)
     q_rope = q
     if ROPE > 0:
-        q_rope = _load_rows(query_rope, places, live, ROPE, BLOCK_ROPE)
+        q_rope = _load_rows(query_rope, places, live, ROPE, BLOCK_ROPE, WIDEN)
     highest = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     accumulated = tl.zeros([BLOCK_M, BLOCK_VALUE], tl.float32)
     for first in range(start, end, BLOCK_N):
         entries = _entries(selection, first, end, SELECTION, SELECTED_BLOCK, CACHED, BLOCK_N)
         seen = entries < length
-        k = _load_rows(keys, entries, seen, KEY, BLOCK_KEY)
-        scores = _scores(q, q_rope, k, keys_rope, entries, seen, SCALE, ROPE, BLOCK_ROPE)
+        k = _load_rows(keys, entries, seen, KEY, BLOCK_KEY, WIDEN)
+        scores = _scores(q, q_rope, k, keys_rope, entries, seen, SCALE, ROPE, BLOCK_ROPE, WIDEN)
         if MASK == 1:
             scores = _add_mask(scores, mask, first + tl.arange(0, BLOCK_N), batch, heads, positions, live, seen, HEADS,
                                QUERIES, MASK_BATCHES, MASK_HEADS, slots)
@@ -181,7 +184,7 @@ def attend(query, query_rope, keys, keys_rope, values, mask, selection, lengths,
             scores = _add_mask(scores, mask, entries, batch, heads, positions, live, seen, HEADS, QUERIES,
                                MASK_BATCHES, MASK_HEADS, CACHED)
         scores = tl.where(entries[None, :] < reach[:, None], scores, float("-inf"))
-        value = k if SHARED_VALUE else _load_rows(values, entries, seen, VALUE, BLOCK_VALUE)
+        value = k if SHARED_VALUE else _load_rows(values, entries, seen, VALUE, BLOCK_VALUE, WIDEN)
         highest, total, accumulated = _softmax_step(scores, value, highest, total, accumulated)
     _finish(highest, total, accumulated, places, live, output, partial, weight, VALUE, BLOCK_VALUE, SPLITS, ZERO_MASKED)
 

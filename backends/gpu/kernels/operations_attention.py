@@ -14,7 +14,7 @@ from typing import Literal
 
 from hetcc.backends.gpu.kernels.attention_tiles import Cut, cut, joining_block, padded
 from hetcc.backends.gpu.kernels.launches import Launch, LaunchPlan, Tensor
-from hetcc.backends.gpu.kernels.operations_scores import FLOATS, Constants, require
+from hetcc.backends.gpu.kernels.operations_scores import FLOATS, INTERPRETER, Constants, require
 from hetcc.ir import DType, TensorType
 
 _DENSE, _TOKENS, _BLOCKS = 0, 1, 2
@@ -279,7 +279,8 @@ def _plan(sizes: AttentionSizes, options: AttentionOptions, selection: _Selectio
         scratch = (("partial", TensorType((rows, pieces.splits, sizes.value_size), DType.FLOAT32)),
                    ("weight", TensorType((rows, pieces.splits, 2), DType.FLOAT32)))
     inputs = _inputs(sizes, options, selection)
-    attend = Launch(_MODULE, "attend", _arguments(inputs, sizes, pieces), _constants(sizes, options, selection, pieces),
+    attend = Launch(_MODULE, "attend", _arguments(inputs, sizes, pieces),
+                    (*_constants(sizes, options, selection, pieces), ("WIDEN", target == INTERPRETER)),
                     (query_blocks * pieces.row_tiles, sizes.batch * sizes.cache_heads, pieces.splits),
                     pieces.tile.warps, pieces.tile.stages)
     if pieces.splits == 1:

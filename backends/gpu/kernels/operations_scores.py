@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from hetcc.backends.gpu.kernels.launches import Launch, LaunchPlan, Scalar, Tensor
@@ -117,30 +117,26 @@ class IndexScores:
         """One launch: keys that stream past one query, queries that stream past some keys, or a matrix product."""
         return LaunchPlan((self.launch(checked_target(target)),))
 
-    @property
-    def can_count(self) -> bool:
-        """Whether the kernel can also count the first digit of its scores, because a program serves one query."""
-        return self.queries == 1
+    def launch(self, target: str, cleared: int = 0) -> Launch:
+        """The launch. It also fills a scratch buffer ``counts`` of ``cleared`` int32 with zeros."""
+        if self.heads == 1:
+            launch = self._launch_one(target) if self.queries == 1 else self._launch_flat(target)
+        else:
+            launch = self._launch_heads(target) if self.queries == 1 else self._launch_queries(target)
+        share = power_of_two(-(-cleared // (launch.grid[0] * launch.grid[1])))
+        return replace(launch, arguments=self._arguments(cleared > 0),
+                       constants=(*launch.constants, ("COUNT", cleared), ("SHARE", share)))
 
-    def launch(self, target: str, counting: Constants = ()) -> Launch:
-        """The launch; with ``counting`` (constants of the first digit's count) it also adds to ``counts``."""
-        if self.queries == 1 and self.heads == 1:
-            return self._launch_one(target, counting)
-        if self.queries == 1:
-            return self._launch_heads(target, counting)
-        return self._launch_flat(target) if self.heads == 1 else self._launch_queries(target)
-
-    def _arguments(self, counts: bool = False, counted: bool = False) -> tuple[tuple[str, Tensor | Scalar], ...]:
+    def _arguments(self, clears: bool) -> tuple[tuple[str, Tensor | Scalar], ...]:
         """Tensors in the kernels' order. What a kernel does not use is filled with something that exists."""
         given = {name: Tensor(name, kind.dtype) for name, kind in self.inputs}
         query = given["query"]
         low = given["key"] if self.form == "product" else given["minimum"]
         scores = Tensor("scores", self.output, written=True)
-        arguments = [("query", query), ("key", low), ("high_key", given.get("maximum", low)),
-                     ("weight", given.get("weight", query)), ("mask", given.get("mask", query)), ("scores", scores)]
-        if counts:
-            arguments.append(("counts", Tensor("counts", DType.INT32, written=True) if counted else scores))
-        return tuple(arguments)
+        counts = Tensor("counts", DType.INT32, written=True) if clears else scores
+        return (("query", query), ("key", low), ("high_key", given.get("maximum", low)),
+                ("weight", given.get("weight", query)), ("mask", given.get("mask", query)), ("scores", scores),
+                ("counts", counts))
 
     def _constants(self, target: str) -> dict[str, int | float | bool | str]:
         batches, queries = self.mask or (1, 1)
@@ -170,38 +166,39 @@ class IndexScores:
         programs = max(1, _STREAMING_PROGRAMS // self.rows)
         return max(1, -(-self.extent // (tile * programs))) * tile
 
-    def _streamed(self, function: str, target: str, tiles: tuple[int, int, int], counting: Constants,
+    def _streamed(self, function: str, target: str, tiles: tuple[int, int, int],
                   extra: dict[str, int | float | bool | str]) -> Launch:
         tile, _, channel_tile = tiles
         span = self._span(target, tile)
         constants = self._constants(target) | extra | {
-            "SPAN": span, "TILE": tile, "CHANNEL_TILE": channel_tile, "WHOLE": self._whole(tile, channel_tile),
-            "COUNTED": bool(counting), "COUNT_TILE": min(power_of_two(span), 4096), "BITS": 32, "INFINITY": 0,
-            "LARGEST": True} | dict(counting)
+            "SPAN": span, "TILE": tile, "CHANNEL_TILE": channel_tile, "WHOLE": self._whole(tile, channel_tile)}
         del constants["MASK_QUERIES"]
-        return Launch("scoring", function, self._arguments(counts=True, counted=bool(counting)),
-                      tuple(constants.items()), (self.rows, -(-self.extent // span), 1), 4, _stages(target))
+        return Launch("scoring", function, (), tuple(constants.items()), (self.rows, -(-self.extent // span), 1), 4,
+                      _stages(target))
 
-    def _launch_one(self, target: str, counting: Constants) -> Launch:
-        tile, _, channel_tile = self._tiles(target, 1)
-        return self._streamed("score_one", target, (min(tile, 64) if target != INTERPRETER else tile, 1, channel_tile),
-                              counting, {})
+    def _launch_one(self, target: str) -> Launch:
+        return self._streamed("score_one", target, self._tiles(target, 1), {})
 
-    def _launch_heads(self, target: str, counting: Constants) -> Launch:
+    def _launch_heads(self, target: str) -> Launch:
         tiles = self._tiles(target, self.heads)
-        return self._streamed("score_heads", target, tiles, counting, {"HEADS": self.heads, "HEAD_TILE": tiles[1]})
+        return self._streamed("score_heads", target, tiles, {"HEADS": self.heads, "HEAD_TILE": tiles[1]})
 
     def _launch_queries(self, target: str) -> Launch:
         tile, head_tile, channel_tile = self._tiles(target, self.heads)
+        warps = 4
+        if target != INTERPRETER and self.form == "product" and self.dtype != DType.FLOAT32:
+            # Each query is read once per tile of keys: larger tiles, fewer bytes from the second-level cache.
+            tile, warps = 2 * tile, 8
         parts = -(-self.extent // tile)
         groups = max(1, min(self.queries, _STREAMING_PROGRAMS // (parts * self.batch)))
         group = self.queries if target == INTERPRETER else -(-self.queries // groups)
         groups = -(-self.queries // group)
         constants = self._constants(target) | {
-            "QUERIES": self.queries, "HEADS": self.heads, "GROUP": group, "GROUPS": groups, "TILE": tile,
-            "HEAD_TILE": head_tile, "CHANNEL_TILE": channel_tile, "WHOLE": self._whole(tile, channel_tile)}
-        return Launch("scoring", "score_queries", self._arguments(), tuple(constants.items()),
-                      (self.batch * groups, parts, 1), 4, _stages(target))
+            "QUERIES": self.queries, "HEADS": self.heads, "GROUP": group, "GROUPS": groups,
+            "ROW_GROUPS": self.batch * groups, "TILE": tile, "HEAD_TILE": head_tile, "CHANNEL_TILE": channel_tile,
+            "WHOLE": self._whole(tile, channel_tile)}
+        return Launch("scoring", "score_queries", (), tuple(constants.items()),
+                      (self.batch * groups * parts, 1, 1), warps, _stages(target))
 
     def _launch_flat(self, target: str) -> Launch:
         tile, group, channel_tile = self._tiles(target, self.queries)
@@ -209,10 +206,11 @@ class IndexScores:
             group = min(256, max(16, power_of_two(self.queries)))
         groups = -(-self.queries // group)
         constants = self._constants(target) | {
-            "QUERIES": self.queries, "GROUP": group, "GROUPS": groups, "TILE": tile, "CHANNEL_TILE": channel_tile,
+            "QUERIES": self.queries, "GROUP": group, "GROUPS": groups,
+            "ROW_GROUPS": self.batch * groups, "TILE": tile, "CHANNEL_TILE": channel_tile,
             "WHOLE": self._whole(tile, channel_tile)}
-        return Launch("scoring", "score_flat", self._arguments(), tuple(constants.items()),
-                      (self.batch * groups, -(-self.extent // tile), 1), 4, _stages(target))
+        return Launch("scoring", "score_flat", (), tuple(constants.items()),
+                      (self.batch * groups * -(-self.extent // tile), 1, 1), 4, _stages(target))
 
 
 def _stages(target: str) -> int:

@@ -56,7 +56,8 @@ class Order:
     def constants(self) -> Constants:
         """As the kernels take it."""
         bits, infinity = _BITS_AND_INFINITY[self.dtype]
-        return (("BITS", bits), ("INFINITY", infinity), ("SIGNED", self.dtype != DType.UINT8), ("LARGEST", self.largest))
+        signed = self.dtype != DType.UINT8
+        return (("BITS", bits), ("INFINITY", infinity), ("SIGNED", signed), ("LARGEST", self.largest))
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,23 +138,21 @@ class TopK:
         if split.parts == 1:
             return LaunchPlan((self._select_row(split), self._sorting(target)), self._buffers("selected", split))
         passes = tuple(self._count(split, number) for number in range(self.order.passes))
-        return LaunchPlan((self.clearing(), *passes, self._compact(split), self._sorting(target)),
+        return LaunchPlan((self._clear(), *passes, self._compact(split), self._sorting(target)),
                           self._buffers("selected counts state tails above", split))
 
-    def plan_after_first_pass(self, target: str) -> LaunchPlan:
-        """As :meth:`plan` for rows of several parts, when ``counts`` was cleared and filled by somebody else."""
-        plan = self.plan(target)
-        return LaunchPlan(plan.launches[2:], plan.scratch)
-
     def is_split(self, target: str) -> bool:
-        """Whether several programs share a row."""
+        """Whether several programs share a row; the first launch then clears ``counts``."""
         return self.extent > _WHOLE_ROW_EXTENT and split_of(self.rows, self.extent, target).parts > 1
 
-    def clearing(self) -> Launch:
-        """Zeros into ``counts``."""
-        total = self.order.passes * self.rows * _BINS
+    @property
+    def counters(self) -> int:
+        """Entries of ``counts``, which are zero before the first pass."""
+        return self.order.passes * self.rows * _BINS
+
+    def _clear(self) -> Launch:
         return Launch("radix_select", "clear", (("buffer", self._tensor("counts")),),
-                      (("COUNT", total), ("TILE", 1024)), (-(-total // 1024), 1, 1))
+                      (("COUNT", self.counters), ("TILE", 1024)), (-(-self.counters // 1024), 1, 1))
 
     def _types(self, split: Split | None) -> dict[str, TensorType]:
         parts = split.parts if split else 1
@@ -206,7 +205,7 @@ class TopK:
                       constants, (self.rows, -(-self.k // tile), 1))
 
     def _sort(self, target: str, whole_row: bool) -> Launch:
-        axes = (power_of_two(self.extent if whole_row else self.k)).bit_length() - 1
+        axes = power_of_two(max(2, self.extent if whole_row else self.k)).bit_length() - 1
         block = 1 << 16 if target == INTERPRETER else _SORTED_AT_ONCE
         row_axes = max(0, min(block >> axes, power_of_two(self.rows)).bit_length() - 1)
         constants = (("K", self.k), ("ROWS", self.rows), ("EXTENT", self.extent), ("AXES", axes),
@@ -287,7 +286,7 @@ class Compact:
 class ScoreTopK:
     """Index scores and the top-k of each row, which is exactly :class:`TopK` of the scores in their output type.
 
-    The scores are scratch. With one query per batch the scoring kernel also does the first pass of the selection.
+    The scores are scratch. The scoring kernel also clears what the selection counts in.
 
     Raises:
         UserError: HET-G001, as the two operations.
@@ -319,14 +318,11 @@ class ScoreTopK:
                 ("chosen_indices", TensorType(shape, self.index_dtype)))
 
     def plan(self, target: str) -> LaunchPlan:
-        """Clearing, scoring with the first count, the other counts, compaction, sorting; or scoring, then the top-k."""
+        """Scoring, then the launches of the top-k, without the one that clears."""
         selection = self.selection
         whole = selection.plan(target)
-        if self.scores.can_count and selection.is_split(target):
-            order = selection.order
-            counting = tuple(constant for constant in order.constants if constant[0] != "SIGNED")
-            launches = (selection.clearing(), self.scores.launch(target, counting),
-                        *selection.plan_after_first_pass(target).launches)
+        if selection.is_split(target):
+            launches = (self.scores.launch(target, selection.counters), *whole.launches[1:])
         else:
             launches = (self.scores.launch(target), *whole.launches)
         scores = (("scores", self.scores.outputs[0][1]),)
@@ -335,6 +331,8 @@ class ScoreTopK:
 
 def _with_scores(launch: Launch) -> Launch:
     """The launch on scratch: what a selection calls ``values`` are the ``scores``."""
-    arguments = tuple((parameter, replace(passed, name="scores") if isinstance(passed, Tensor) and passed.name == "values"
-                       else passed) for parameter, passed in launch.arguments)
-    return replace(launch, arguments=arguments)
+    arguments = []
+    for parameter, passed in launch.arguments:
+        is_values = isinstance(passed, Tensor) and passed.name == "values"
+        arguments.append((parameter, replace(passed, name="scores") if is_values else passed))
+    return replace(launch, arguments=tuple(arguments))

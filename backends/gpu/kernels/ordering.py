@@ -1,8 +1,8 @@
 """Numbers as integers that sort the same way, and the pieces that every selection kernel is made of.
 
 A *code* is an int32 whose unsigned order, over ``BITS`` bits, is the order of the values: NaN above everything, -0.0
-equal to 0.0. A *candidate* is an int64 with the code on top and the complement of the index below, so that candidates are
-all different and a larger one comes first: the larger value, and among equals the lower index.
+equal to 0.0. A *candidate* is an int64 with the code on top and the complement of the index below, so that candidates
+are all different and a larger one comes first: the larger value, and among equals the lower index.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LOWEST_INT64 = tl.constexpr(-9223372036854775808)
 
 @triton.jit
 def order_codes(values, BITS: tl.constexpr, INFINITY: tl.constexpr, SIGNED: tl.constexpr, LARGEST: tl.constexpr):
-    """Codes of ``values``. ``INFINITY`` holds the bits of infinity, 0 for integers. Without ``LARGEST`` the order turns."""
+    """Codes of ``values``. ``INFINITY``: the bits of infinity, 0 for integers. Without ``LARGEST`` the order turns."""
     MAGNITUDE: tl.constexpr = (1 << (BITS - 1)) - 1
     if BITS == 32:
         bits = values.to(tl.int32, bitcast=True)
@@ -48,10 +48,8 @@ def order_codes(values, BITS: tl.constexpr, INFINITY: tl.constexpr, SIGNED: tl.c
 
 @triton.jit
 def leading_bits(codes, BITS: tl.constexpr, SHIFT: tl.constexpr):
-    """The code without its ``SHIFT`` lowest bits. It fits a positive int32 unless all 32 bits are left."""
-    if SHIFT == 0:
-        return codes
-    elif SHIFT >= BITS:
+    """The code without its ``SHIFT`` lowest bits, of which there is at least one: a positive int32."""
+    if SHIFT >= BITS:
         return codes & 0
     else:
         return (codes >> SHIFT) & ((1 << (BITS - SHIFT)) - 1)
@@ -78,7 +76,7 @@ def indices_of(candidates):
 @triton.jit
 def digit_counts(values, start, stop, prefix, EXTENT: tl.constexpr, TILE: tl.constexpr, SHIFT: tl.constexpr,
                  BITS: tl.constexpr, INFINITY: tl.constexpr, SIGNED: tl.constexpr, LARGEST: tl.constexpr):
-    """Counts of the digit above ``SHIFT`` among the entries from ``start`` to ``stop`` whose higher bits are ``prefix``.
+    """Counts of the digit above ``SHIFT`` among the entries ``start`` to ``stop`` whose higher bits are ``prefix``.
 
     Also the number of entries whose higher bits are above ``prefix``.
     """
@@ -97,7 +95,7 @@ def digit_counts(values, start, stop, prefix, EXTENT: tl.constexpr, TILE: tl.con
 
 @triton.jit
 def digit_of(counts, wanted):
-    """The digit of the ``wanted``-th largest entry, from the counts per digit, and how many of that digit are wanted."""
+    """The digit of the ``wanted``-th largest entry, from the counts per digit, and how many with it are wanted."""
     digits = tl.arange(0, BINS)
     up_to = tl.cumsum(counts, 0)
     from_here = tl.sum(counts, 0) - up_to + counts

@@ -18,7 +18,6 @@ from hetcc.backends.gpu.kernels.ordering import (
     digit_of,
     indices_of,
     order_codes,
-    ranked,
     store_selected,
 )
 
@@ -66,14 +65,15 @@ def count_digits(values, counts, state, tails, above, K: tl.constexpr, ROWS: tl.
     """
     row = tl.program_id(0)
     part = tl.program_id(1)
-    prefix, wanted = advance_state(counts, state, row, K, PASS, ROWS)
+    prefix, _ = advance_state(counts, state, row, K, PASS, ROWS)
     start = part * SPAN
     found, larger = digit_counts(values + row.to(tl.int64) * EXTENT, start, min(start + SPAN, EXTENT), prefix, EXTENT,
                                  TILE, SHIFT, BITS, INFINITY, SIGNED, LARGEST)
     bins = tl.arange(0, BINS)
     tl.atomic_add(counts + (PASS * ROWS + row) * BINS + bins, found, mask=found > 0, sem="relaxed")
     if LAST:
-        tl.store(tails + (row.to(tl.int64) * PARTS + part) * BINS + bins, tl.sum(found, 0) - tl.cumsum(found, 0) + found)
+        tail = tl.sum(found, 0) - tl.cumsum(found, 0) + found
+        tl.store(tails + (row.to(tl.int64) * PARTS + part) * BINS + bins, tail)
         tl.store(above + row * PARTS + part, larger)
 
 
@@ -107,7 +107,7 @@ def select_row(values, selected, K: tl.constexpr, EXTENT: tl.constexpr, TILE: tl
     prefix = 0
     wanted = K
     for step in tl.static_range(PASSES):
-        counts, larger = digit_counts(values + row * EXTENT, 0, EXTENT, prefix, EXTENT, TILE,
+        counts, _ = digit_counts(values + row * EXTENT, 0, EXTENT, prefix, EXTENT, TILE,
                                       BITS - DIGIT_BITS * (step + 1), BITS, INFINITY, SIGNED, LARGEST)
         digit, wanted = digit_of(counts, wanted)
         prefix = (prefix << DIGIT_BITS) | digit

@@ -10,8 +10,6 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from hetcc.backends.gpu.kernels.ordering import BINS, DIGIT_BITS, digit_counts
-
 
 @triton.jit
 def load_entries(keys, first, channels, TILE: tl.constexpr, EXTENT: tl.constexpr, CHANNELS: tl.constexpr,
@@ -46,8 +44,8 @@ def add_products(products, low, high, columns, BOUND: tl.constexpr):
     """Adds what a tile of entries and a tile of query columns give: inner products, or bounds."""
     if BOUND:
         nothing = tl.zeros_like(columns)
-        products = tl.dot(high, tl.maximum(columns, nothing), products, input_precision="ieee")
-        return tl.dot(low, tl.minimum(columns, nothing), products, input_precision="ieee")
+        products = tl.dot(high, tl.where(columns > nothing, columns, nothing), products, input_precision="ieee")
+        return tl.dot(low, tl.where(columns > nothing, nothing, columns), products, input_precision="ieee")
     else:
         return tl.dot(low, columns, products, input_precision="ieee")
 
@@ -58,7 +56,7 @@ def tile_products(low_keys, high_keys, query, first, columns, EXTENT: tl.constex
                   WHOLE: tl.constexpr, BOUND: tl.constexpr, WIDEN: tl.constexpr):
     """Products of ``TILE`` entries and ``COLUMN_TILE`` columns over all channels, both read here."""
     products = tl.zeros([TILE, COLUMN_TILE], tl.float32)
-    for first_channel in tl.static_range(0, CHANNELS, CHANNEL_TILE):
+    for first_channel in range(0, CHANNELS, CHANNEL_TILE):
         channels = first_channel + tl.arange(0, CHANNEL_TILE)
         low = load_entries(low_keys, first, channels, TILE, EXTENT, CHANNELS, WHOLE, WIDEN)
         high = low
@@ -118,13 +116,10 @@ def store_scores(scores, mask, totals, row, mask_row, entries, EXTENT: tl.conste
 
 
 @triton.jit
-def count_own(scores, counts, row, start, stop, EXTENT: tl.constexpr, TILE: tl.constexpr, BITS: tl.constexpr,
-              INFINITY: tl.constexpr, LARGEST: tl.constexpr):
-    """Adds the counts of the first digit of what this program has just written: the first pass of a selection."""
-    tl.debug_barrier()
-    found, _ = digit_counts(scores + row.to(tl.int64) * EXTENT, start, stop, 0, EXTENT, TILE, BITS - DIGIT_BITS, BITS,
-                            INFINITY, True, LARGEST)
-    tl.atomic_add(counts + row * BINS + tl.arange(0, BINS), found, mask=found > 0, sem="relaxed")
+def clear_share(counts, COUNT: tl.constexpr, SHARE: tl.constexpr):
+    """This program's share of zeros into int32 ``counts[COUNT]``: what the selection after the scores counts in."""
+    places = (tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)) * SHARE + tl.arange(0, SHARE)
+    tl.store(counts + places, tl.zeros([SHARE], tl.int32), mask=places < COUNT)
 
 
 @triton.jit
@@ -133,9 +128,10 @@ def score_heads(query, key, high_key, weight, mask, scores, counts, HEADS: tl.co
                 SCALE: tl.constexpr, BOUND: tl.constexpr, RELU: tl.constexpr,
                 WEIGHTED: tl.constexpr, MASKED: tl.constexpr, SPAN: tl.constexpr, TILE: tl.constexpr,
                 HEAD_TILE: tl.constexpr, CHANNEL_TILE: tl.constexpr, WHOLE: tl.constexpr, WIDEN: tl.constexpr,
-                COUNTED: tl.constexpr, COUNT_TILE: tl.constexpr, BITS: tl.constexpr, INFINITY: tl.constexpr,
-                LARGEST: tl.constexpr):
+                COUNT: tl.constexpr, SHARE: tl.constexpr):
     """``SPAN`` entries for the only query of a batch: keys stream through, the query stays."""
+    if COUNT > 0:
+        clear_share(counts, COUNT, SHARE)
     row = tl.program_id(0)
     start = tl.program_id(1) * SPAN
     stop = min(start + SPAN, EXTENT)
@@ -159,26 +155,26 @@ def score_heads(query, key, high_key, weight, mask, scores, counts, HEADS: tl.co
             totals = folded(products, weights, SCALE, RELU)
         else:
             totals = tl.zeros([TILE], tl.float32)
-            for first_head in tl.static_range(0, HEADS, HEAD_TILE):
+            for first_head in range(0, HEADS, HEAD_TILE):
                 products = tile_products(key + key_row, high_key + key_row, query, first, first_head + heads, EXTENT,
                                          CHANNELS, HEADS, TILE, HEAD_TILE, CHANNEL_TILE, WHOLE, BOUND, WIDEN)
                 totals += folded(products, load_weights(weight, first_head + heads, HEADS, WEIGHTED), SCALE, RELU)
         store_scores(scores, mask, totals, row, row % MASK_BATCHES, entries, EXTENT, MASKED, WIDEN)
-    if COUNTED:
-        count_own(scores, counts, row, start, stop, EXTENT, COUNT_TILE, BITS, INFINITY, LARGEST)
 
 
 @triton.jit
-def score_queries(query, key, high_key, weight, mask, scores, QUERIES: tl.constexpr, HEADS: tl.constexpr,
+def score_queries(query, key, high_key, weight, mask, scores, counts, QUERIES: tl.constexpr, HEADS: tl.constexpr,
                   EXTENT: tl.constexpr, CHANNELS: tl.constexpr, KEY_BATCHES: tl.constexpr, MASK_BATCHES: tl.constexpr,
                   MASK_QUERIES: tl.constexpr, SCALE: tl.constexpr, BOUND: tl.constexpr, RELU: tl.constexpr,
                   WEIGHTED: tl.constexpr, MASKED: tl.constexpr, GROUP: tl.constexpr, GROUPS: tl.constexpr,
-                  TILE: tl.constexpr, HEAD_TILE: tl.constexpr, CHANNEL_TILE: tl.constexpr, WHOLE: tl.constexpr,
-                  WIDEN: tl.constexpr):
+                  ROW_GROUPS: tl.constexpr, TILE: tl.constexpr, HEAD_TILE: tl.constexpr, CHANNEL_TILE: tl.constexpr,
+                  WHOLE: tl.constexpr, WIDEN: tl.constexpr, COUNT: tl.constexpr, SHARE: tl.constexpr):
     """``TILE`` entries for a group of queries: the keys stay, queries stream through."""
-    batch = tl.program_id(0) // GROUPS
-    first_query = (tl.program_id(0) % GROUPS) * GROUP
-    first = tl.program_id(1) * TILE
+    if COUNT > 0:
+        clear_share(counts, COUNT, SHARE)
+    batch = (tl.program_id(0) % ROW_GROUPS) // GROUPS
+    first_query = (tl.program_id(0) % ROW_GROUPS % GROUPS) * GROUP
+    first = (tl.program_id(0) // ROW_GROUPS) * TILE
     entries = first + tl.arange(0, TILE)
     key_row = (batch % KEY_BATCHES).to(tl.int64) * EXTENT * CHANNELS
     heads = tl.arange(0, HEAD_TILE)
@@ -199,7 +195,7 @@ def score_queries(query, key, high_key, weight, mask, scores, QUERIES: tl.conste
             totals = folded(products, load_weights(own_weight, heads, HEADS, WEIGHTED), SCALE, RELU)
         else:
             totals = tl.zeros([TILE], tl.float32)
-            for first_head in tl.static_range(0, HEADS, HEAD_TILE):
+            for first_head in range(0, HEADS, HEAD_TILE):
                 products = tile_products(key + key_row, high_key + key_row, own_query, first, first_head + heads,
                                          EXTENT, CHANNELS, HEADS, TILE, HEAD_TILE, CHANNEL_TILE, WHOLE, BOUND, WIDEN)
                 totals += folded(products, load_weights(own_weight, first_head + heads, HEADS, WEIGHTED), SCALE, RELU)
@@ -208,15 +204,18 @@ def score_queries(query, key, high_key, weight, mask, scores, QUERIES: tl.conste
 
 
 @triton.jit
-def score_flat(query, key, high_key, weight, mask, scores, QUERIES: tl.constexpr, EXTENT: tl.constexpr,
+def score_flat(query, key, high_key, weight, mask, scores, counts, QUERIES: tl.constexpr, EXTENT: tl.constexpr,
                CHANNELS: tl.constexpr, KEY_BATCHES: tl.constexpr, MASK_BATCHES: tl.constexpr,
                MASK_QUERIES: tl.constexpr, SCALE: tl.constexpr, BOUND: tl.constexpr, RELU: tl.constexpr,
                WEIGHTED: tl.constexpr, MASKED: tl.constexpr, GROUP: tl.constexpr, GROUPS: tl.constexpr,
-               TILE: tl.constexpr, CHANNEL_TILE: tl.constexpr, WHOLE: tl.constexpr, WIDEN: tl.constexpr):
+               ROW_GROUPS: tl.constexpr, TILE: tl.constexpr, CHANNEL_TILE: tl.constexpr, WHOLE: tl.constexpr,
+               WIDEN: tl.constexpr, COUNT: tl.constexpr, SHARE: tl.constexpr):
     """``TILE`` entries for ``GROUP`` queries of one head: one matrix product."""
-    batch = tl.program_id(0) // GROUPS
-    queries = (tl.program_id(0) % GROUPS) * GROUP + tl.arange(0, GROUP)
-    first = tl.program_id(1) * TILE
+    if COUNT > 0:
+        clear_share(counts, COUNT, SHARE)
+    batch = (tl.program_id(0) % ROW_GROUPS) // GROUPS
+    queries = (tl.program_id(0) % ROW_GROUPS % GROUPS) * GROUP + tl.arange(0, GROUP)
+    first = (tl.program_id(0) // ROW_GROUPS) * TILE
     entries = first + tl.arange(0, TILE)
     key_row = (batch % KEY_BATCHES).to(tl.int64) * EXTENT * CHANNELS
     first_row = (batch * QUERIES).to(tl.int64)
@@ -236,9 +235,11 @@ def score_flat(query, key, high_key, weight, mask, scores, QUERIES: tl.constexpr
 def score_one(query, key, high_key, weight, mask, scores, counts, EXTENT: tl.constexpr, CHANNELS: tl.constexpr,
               KEY_BATCHES: tl.constexpr, MASK_BATCHES: tl.constexpr, SCALE: tl.constexpr, BOUND: tl.constexpr,
               RELU: tl.constexpr, WEIGHTED: tl.constexpr, MASKED: tl.constexpr, SPAN: tl.constexpr, TILE: tl.constexpr,
-              CHANNEL_TILE: tl.constexpr, WHOLE: tl.constexpr, WIDEN: tl.constexpr, COUNTED: tl.constexpr,
-              COUNT_TILE: tl.constexpr, BITS: tl.constexpr, INFINITY: tl.constexpr, LARGEST: tl.constexpr):
+              CHANNEL_TILE: tl.constexpr, WHOLE: tl.constexpr, WIDEN: tl.constexpr, COUNT: tl.constexpr,
+              SHARE: tl.constexpr):
     """``SPAN`` entries for the only query of one head: a product of a matrix and a vector."""
+    if COUNT > 0:
+        clear_share(counts, COUNT, SHARE)
     row = tl.program_id(0)
     start = tl.program_id(1) * SPAN
     stop = min(start + SPAN, EXTENT)
@@ -246,7 +247,7 @@ def score_one(query, key, high_key, weight, mask, scores, counts, EXTENT: tl.con
     for first in range(start, stop, TILE):
         entries = first + tl.arange(0, TILE)
         totals = tl.zeros([TILE], tl.float32)
-        for first_channel in tl.static_range(0, CHANNELS, CHANNEL_TILE):
+        for first_channel in range(0, CHANNELS, CHANNEL_TILE):
             channels = first_channel + tl.arange(0, CHANNEL_TILE)
             own = tl.load(query + row * CHANNELS + channels, mask=channels < CHANNELS, other=0.0).to(tl.float32)
             low = load_entries(key + key_row, first, channels, TILE, EXTENT, CHANNELS, WHOLE, WIDEN).to(tl.float32)
@@ -259,5 +260,3 @@ def score_one(query, key, high_key, weight, mask, scores, counts, EXTENT: tl.con
         if WEIGHTED:
             totals *= tl.load(weight + row).to(tl.float32)
         store_scores(scores, mask, totals, row, row % MASK_BATCHES, entries, EXTENT, MASKED, WIDEN)
-    if COUNTED:
-        count_own(scores, counts, row, start, stop, EXTENT, COUNT_TILE, BITS, INFINITY, LARGEST)

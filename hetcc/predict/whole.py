@@ -1,0 +1,148 @@
+"""The priced placement problem of a whole model from the graph of its short one.
+
+What a cluster does follows from its own layer. Two things follow from the whole: how long ago a value was touched, which
+is counted over all layers in order, and which indices fit on chip, which is given out over all layers in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from hetcc.cost_model.fpga import on_chip_budget
+from hetcc.cost_model.price import WorkItem
+from hetcc.cost_model.reuse import mark_recent
+from hetcc.cost_model.work import Work, storage_of, works_of
+from hetcc.ir import Graph
+from hetcc.passes import estimate as pricing
+from hetcc.passes.clusters import NodeGroup
+from hetcc.passes.contract import ClusterFacts
+from hetcc.passes.estimate import HOST, ClusterEstimate, CostTable, DeviceSet, PriceList
+from hetcc.passes.savings import Crossing, find_savings
+from hetcc.plan.placement import Cluster, Cost, Objective, Tensor
+from hetcc.predict.expansion import Expansion
+from hetcc.predict.sizing import SizedModel
+
+
+class WholeModel:
+    """One structure at any size.
+
+    Args:
+        model: the short model at some size.
+        devices: what to price for.
+        objective: what placers minimise.
+    """
+
+    def __init__(self, model: SizedModel, devices: DeviceSet, objective: Objective) -> None:
+        self.devices = devices
+        self.objective = objective
+        short = pricing.estimate(model.tagged.graph, model.clustering, devices, objective)
+        self.expansion = Expansion(short.problem, model.container, model.layer_of)
+        self._rename(model)
+
+    def table(self, model: SizedModel) -> CostTable:
+        """The priced problem at a size of the same structure."""
+        short = pricing.estimate(model.tagged.graph, model.clustering, self.devices, self.objective)
+        if not self.expansion.layer_of:
+            return short
+        estimates = self._estimates(model, short)
+        profiles = {name: profile for name, profile in self.devices.profiles.items() if name != HOST}
+        prices = PriceList(self.devices)
+        own = short.problem
+        crossings = [Crossing(copy.name, own.tensors[copy.original].size_bytes, copy.names[0], copy.names[1:])
+                     for copy in self.expansion.tensors]
+        savings = find_savings(crossings, estimates, profiles, prices.of)
+        tensors = tuple(
+            Tensor(one.value, one.producer, one.users, one.size_bytes, own.tensors[copy.original].transfer,
+                   savings.get(one.value, {}))
+            for one, copy in zip(crossings, self.expansion.tensors, strict=True))
+        problem = replace(own, clusters=self._clusters(short, estimates), tensors=tensors)
+        stages = {name: found.group.stage for name, found in estimates.items() if found.group.stage}
+        return CostTable(estimates, problem, ClusterFacts(
+            stages, {name: found.work.intensity for name, found in estimates.items()}), self.devices.links)
+
+    def _clusters(self, short: CostTable, estimates: Mapping[str, ClusterEstimate]) -> tuple[Cluster, ...]:
+        found = []
+        for copy in self.expansion.clusters:
+            original = short.problem.clusters[copy.original]
+            prices = estimates[copy.name].prices
+            layer = original.layer if copy.layer is None else f"{self.expansion.container}.{copy.layer}"
+            found.append(Cluster(copy.name, copy.names, {
+                device: Cost(prices[device].time_s, prices[device].energy_j) for device in original.costs},
+                layer, original.resident_bytes))
+        return tuple(found)
+
+    def _estimates(self, model: SizedModel, short: CostTable) -> dict[str, ClusterEstimate]:
+        """By cluster of the whole model; those with equal work share one estimate."""
+        groups = model.clustering.groups
+        items_of = self._counted(model)
+        prices = PriceList(self.devices)
+        known: dict[object, ClusterEstimate] = {}
+        found = {}
+        for copy in self.expansion.clusters:
+            items = items_of[copy.name]
+            key = (copy.original, tuple((item[0].recent, item[0].resident) for item in items))
+            if key not in known:
+                group = groups[copy.original]
+                before = short.estimates[group.name]
+                known[key] = ClusterEstimate(
+                    group, sum((item[0] for item in items), Work()),
+                    {device: prices.of(items, device) for device in before.prices}, before.rejections, items)
+            found[copy.name] = known[key]
+        return found
+
+    def _counted(self, model: SizedModel) -> dict[str, tuple[WorkItem, ...]]:
+        """The work of every cluster of the whole model; what it reads is known by the names of the whole model."""
+        graph = model.tagged.graph
+        own = [works_of(group.nodes, graph) for group in model.clustering.groups]
+        counted = []
+        for copy, names in zip(self.expansion.clusters, self._names, strict=True):
+            counted.append(tuple(
+                (replace(work, reads=tuple((size, names.get(name, name)) for size, name in work.reads)), kind, dtype)
+                for work, kind, dtype in own[copy.original]))
+        whole = Graph(graph.name, (), {name: graph.values[short] for name, short in self._short_name.items()}, (), ())
+        marked = mark_recent(whole, [group.nodes for group in self._groups], counted)
+        items_of = {group.name: items for group, items in zip(self._groups, marked, strict=True)}
+        for name, profile in self.devices.profiles.items():
+            if profile.streaming is not None and profile.baseline(self.devices.baseline_of(name)).keeps_index:
+                pricing._keep_indices(whole, self._groups, items_of, on_chip_budget(profile.streaming))
+        return items_of
+
+    def _rename(self, model: SizedModel) -> None:
+        """Names in the whole model of what each cluster touches, and clusters whose nodes make those."""
+        graph, groups = model.tagged.graph, model.clustering.groups
+        homes: dict[str, set[int | None]] = {}
+        for group in groups:
+            for name in _touched(group, graph):
+                homes.setdefault(name, set()).add(self.expansion.short_layer[group.name])
+        self._names: list[dict[str, str]] = []
+        self._groups: list[NodeGroup] = []
+        self._short_name: dict[str, str] = {}
+        for copy in self.expansion.clusters:
+            group = groups[copy.original]
+            names = {name: self._name(name, homes[name], copy.layer, graph) for name in _touched(group, graph)}
+            self._short_name.update((whole, short) for short, whole in names.items())
+            nodes = tuple(replace(node, outputs=tuple(names.get(name, name) for name in node.outputs))
+                          for node in group.nodes)
+            self._names.append(names)
+            self._groups.append(NodeGroup(copy.name, nodes, group.layer, group.stage))
+
+    def _name(self, name: str, homes: set[int | None], layer: int | None, graph: Graph) -> str:
+        """A value's own name outside the layers, else the name and the layer of the whole model it belongs to."""
+        producer = graph.producer.get(name)
+        owner = self.expansion.position_of(producer.provenance.layer) if producer is not None else None
+        if owner is None:
+            owner = next(iter(homes)) if len(homes) == 1 else None
+        layer_of = self.expansion.layer_of
+        if owner is None or not layer_of:
+            return name
+        last = len(layer_of) - 1
+        if layer is None:
+            return f"{name}@{last if owner == layer_of[last] else owner}"
+        return f"{name}@{layer + owner - layer_of[layer]}"
+
+
+def _touched(group: NodeGroup, graph: Graph) -> dict[str, None]:
+    """Values a cluster may read from memory or make."""
+    names = dict.fromkeys(storage_of(name, graph) for node in group.nodes for name in node.inputs)
+    return {**names, **dict.fromkeys(name for node in group.nodes for name in node.outputs)}

@@ -1,0 +1,262 @@
+"""Regions in parts: what kernels are found in programs, how the rest is cut, and that the parts compute the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy
+import pytest
+
+from hetcc.aten.simplify import tidy
+from hetcc.backends.contract import EmittedRegion
+from hetcc.backends.gpu import emit as emission
+from hetcc.backends.gpu.emit import emit_many
+from hetcc.backends.gpu.kernels.operations_attention import DecodeAttention, GatherAttention
+from hetcc.backends.gpu.kernels.operations_selection import ScoreTopK, TopK
+from hetcc.backends.gpu.matchers import matches_of
+from hetcc.backends.gpu.memory import GpuMemory
+from hetcc.backends.gpu.parts import KernelPart, ModulePart, split
+from hetcc.backends.gpu.program import GpuProgram
+from hetcc.backends.gpu.program_file import KernelCall, ModuleCall, ProgramFile
+from hetcc.backends.gpu.store import ModuleStore
+from hetcc.errors import UserError
+from hetcc.ir import Graph
+from hetcc.passes.normalize.simplify import Simplify
+from tests.unit.aten_programs import arrays_for, capture
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("torch_mlir")
+pytest.importorskip("iree.runtime")
+pytest.importorskip("triton")
+
+ENTRIES = 40
+
+
+@dataclass(frozen=True)
+class Case:
+    """A program, its inputs, and the kernel that is to be found in it."""
+
+    function: Callable[..., Any]
+    examples: tuple[Any, ...]
+    operation: type
+    caches: tuple[int, ...] = ()
+    roles: tuple[str, ...] = ()
+    """Inputs that must be bound to arguments of the program themselves: nothing is copied for the kernel."""
+
+    def graph(self) -> Graph:
+        return simplified(self.function, self.examples, self.caches)
+
+
+def simplified(function: Callable[..., Any], examples: tuple[Any, ...], caches: tuple[int, ...] = ()) -> Graph:
+    """A program as regions are: without identities and needless copies."""
+    return Simplify().run(tidy(capture(function, examples, caches)))
+
+
+def grouped(query, keys, values, mask):
+    """Grouped heads over a cache, repeated as Hugging Face repeats them."""
+    batch, heads, entries, width = keys.shape
+    repeated = keys[:, :, None].expand(batch, heads, 2, entries, width).reshape(batch, 2 * heads, entries, width)
+    spread = values[:, :, None].expand(batch, heads, 2, entries, width).reshape(batch, 2 * heads, entries, width)
+    weights = torch.softmax(query @ repeated.transpose(2, 3) * 0.25 + mask, -1, dtype=torch.float32)
+    return (weights.to(query.dtype) @ spread).transpose(1, 2).reshape(batch, -1) * 2
+
+
+def appended(query, row, position, keys, values):
+    """Attention over caches that the step appends to."""
+    keys.index_copy_(2, position, row)
+    values.index_copy_(2, position, row + 1)
+    return torch.softmax(query @ keys.transpose(2, 3) / 3.0, -1) @ values
+
+
+def gathered(query, keys, values, chosen, mask):
+    """Attention over chosen entries."""
+    some = keys.index_select(2, chosen)
+    return torch.softmax(query @ some.transpose(2, 3) + mask, -1) @ values.index_select(2, chosen)
+
+
+def indexed(query, keys, weight, mask):
+    """Weighted sum of rectified products, spelled as two products."""
+    products = torch.relu(query @ keys.transpose(1, 2)[:, None] * 0.5)
+    scores = (weight[:, :, None] @ products).squeeze(2) + mask
+    return scores.topk(7)[1].int() * 2
+
+
+def summed(query, keys, weight):
+    """The same, spelled as a sum."""
+    products = torch.relu(query @ keys.transpose(1, 2)[:, None])
+    return ((products * weight[..., None]).sum(2) * 0.125).topk(5)
+
+
+def flat(query, keys):
+    """The best entries of a table by inner product."""
+    return (query @ keys.transpose(0, 1)).topk(4)[1]
+
+
+def _random(*shape: int) -> Any:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def _mask(*shape: int) -> Any:
+    return torch.where(_random(*shape) > 1.0, torch.tensor(-torch.inf), torch.tensor(0.0))
+
+
+CASES = {
+    "grouped": Case(grouped, (_random(2, 4, 1, 16), _random(2, 2, ENTRIES, 16), _random(2, 2, ENTRIES, 16),
+                              _mask(2, 1, 1, ENTRIES)), DecodeAttention, roles=("query", "keys", "values", "mask")),
+    "several queries": Case(grouped, (_random(1, 4, 3, 16), _random(1, 2, ENTRIES, 16), _random(1, 2, ENTRIES, 16),
+                                      _mask(1, 1, 3, ENTRIES)), DecodeAttention, roles=("keys", "values")),
+    "appended": Case(appended, (_random(1, 2, 1, 16), _random(1, 2, 1, 16), torch.tensor([3]),
+                                _random(1, 2, ENTRIES, 16), _random(1, 2, ENTRIES, 16)), DecodeAttention, (3, 4)),
+    "gathered": Case(gathered, (_random(1, 2, 1, 16), _random(1, 2, ENTRIES, 16), _random(1, 2, ENTRIES, 16),
+                                torch.tensor([3, 39, 0, 3]), torch.zeros(1, 1, 1, 4)), GatherAttention,
+                     roles=("keys", "values", "indices")),
+    "indexed": Case(indexed, (_random(2, 1, 4, 16), _random(2, ENTRIES, 16), _random(2, 1, 4), _mask(2, 1, ENTRIES)),
+                    ScoreTopK, roles=("query", "key", "weight", "mask")),
+    "indexed queries": Case(indexed, (_random(1, 3, 4, 16), _random(1, ENTRIES, 16), _random(1, 3, 4),
+                                      _mask(1, 1, ENTRIES)), ScoreTopK, roles=("query", "key", "weight", "mask")),
+    "summed": Case(summed, (_random(1, 2, 4, 16), _random(1, ENTRIES, 16), _random(1, 2, 4)), ScoreTopK,
+                   roles=("query", "key", "weight")),
+    "flat": Case(flat, (_random(3, 16), _random(ENTRIES, 16)), ScoreTopK, roles=("query", "key")),
+    "alone": Case(lambda scores: torch.relu(scores).topk(6), (_random(2, 3, ENTRIES),), TopK),
+}
+
+
+@pytest.fixture(scope="module")
+def graphs() -> dict[str, Graph]:
+    return {name: case.graph() for name, case in CASES.items()}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_kernel_is_found(name: str, graphs: dict[str, Graph]) -> None:
+    match, = matches_of(graphs[name], minimum_entries=2)
+    case = CASES[name]
+    assert type(match.operation) is case.operation
+    bound = dict(match.inputs)
+    for role in case.roles:
+        assert bound[role].startswith(("x", "cache")), f"{role} is {bound[role]}, not an argument"
+    sizes = {role: kind.elements for role, kind in (*match.operation.inputs, *match.operation.outputs)}
+    for role, value in (*match.inputs, *match.outputs):
+        assert graphs[name].type_of(value).elements == sizes[role], role
+
+
+def _sink(scores, values):
+    return torch.softmax(torch.cat((scores @ values.transpose(0, 1), scores[:, :1]), -1), -1)[:, :-1] @ values
+
+
+NOT_ATTENTION = {
+    "a sink joins the softmax": (_sink, (_random(2, 16), _random(ENTRIES, 16))),
+    "scores are used again": (lambda q, k: ((s := torch.softmax(q @ k.transpose(1, 2), -1)) @ k, s),
+                              (_random(1, 2, 16), _random(1, ENTRIES, 16))),
+    "the mask is scaled too": (lambda q, k, m: torch.softmax((q @ k.transpose(1, 2) + m) * 2.0, -1) @ k,
+                               (_random(1, 2, 16), _random(1, ENTRIES, 16), _random(1, 1, ENTRIES))),
+    "softmax over queries": (lambda q, k: torch.softmax(q @ k.transpose(1, 2), 1) @ k,
+                             (_random(1, 2, 16), _random(1, ENTRIES, 16))),
+    "float64": (lambda q, k: torch.softmax(q @ k.transpose(1, 2), -1) @ k,
+                (_random(1, 2, 16).double(), _random(1, ENTRIES, 16).double())),
+    "keys in another order": (lambda q, k: torch.softmax(q @ k.transpose(1, 2), -1) @ k.flip(1),
+                              (_random(1, 2, 16), _random(1, ENTRIES, 16))),
+}
+
+
+@pytest.mark.parametrize("name", NOT_ATTENTION)
+def test_what_is_no_attention_is_left_alone(name: str) -> None:
+    function, examples = NOT_ATTENTION[name]
+    found = matches_of(simplified(function, examples), minimum_entries=2)
+    if name == "keys in another order":  # attention all the same: the flipped keys are written out as values
+        assert [dict(match.inputs)["keys"] for match in found] == ["x1"]
+        assert [dict(match.inputs)["values"] for match in found] != ["x1"]
+    else:
+        assert not found
+
+
+def test_short_rows_are_left_to_the_compiler(graphs: dict[str, Graph]) -> None:
+    assert not any(matches_of(graph) for graph in graphs.values())
+
+
+def test_scores_that_are_used_again_are_not_taken() -> None:
+    graph = simplified(lambda q, k: ((s := q @ k.transpose(0, 1)).topk(4), s.sum()), (_random(3, 16), _random(ENTRIES, 16)))
+    match, = matches_of(graph, minimum_entries=2)
+    assert isinstance(match.operation, TopK)
+
+
+def test_parts_cover_every_operator_once(graphs: dict[str, Graph]) -> None:
+    for graph in graphs.values():
+        parts = split(graph, matches_of(graph, minimum_entries=2))
+        assert parts is not None
+        covered = [name for part in parts for name in part.nodes]
+        assert len(covered) == len(set(covered))
+        kernels = {name for part in parts if isinstance(part, KernelPart) for name in part.nodes}
+        modules = {node.name for part in parts if isinstance(part, ModulePart) for node in part.program.nodes}
+        assert kernels | modules >= {node.name for node in graph.nodes if node.operator_class.value != "view"}
+
+
+def test_a_cache_is_not_read_after_its_update() -> None:
+    """The kernel reads the cache as it was; the part behind it may be where it is overwritten, not the one before."""
+    def late(query, row, position, keys):
+        out = torch.softmax(query @ keys.transpose(1, 2), -1) @ keys
+        keys.index_copy_(1, position, row)
+        return out + keys.sum(1, keepdim=True)
+
+    graph = simplified(late, (_random(1, 1, 16), _random(1, 1, 16), torch.tensor([3]), _random(1, ENTRIES, 16)), (3,))
+    matches = matches_of(graph, minimum_entries=2)
+    assert matches
+    assert split(graph, matches) is None
+    whole, = split(graph, ()) or ()
+    assert isinstance(whole, ModulePart)
+
+
+@pytest.fixture(scope="module")
+def emitted(graphs: dict[str, Graph], tmp_path_factory: pytest.TempPathFactory) -> dict[str, EmittedRegion]:
+    store = ModuleStore(tmp_path_factory.mktemp("store"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(emission, "matches_of", lambda region: matches_of(region, minimum_entries=2))
+        results = emit_many(graphs, ("interpreter",), jobs=2, store=store)
+    assert all(isinstance(result, EmittedRegion) for result in results.values()), results
+    return {name: result for name, result in results.items() if isinstance(result, EmittedRegion)}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_parts_compute_what_the_program_does(name: str, graphs: dict[str, Graph],
+                                             emitted: dict[str, EmittedRegion]) -> None:
+    case, graph = CASES[name], graphs[name]
+    program = GpuProgram(graph, emitted[name].files, emitted[name].entry, GpuMemory("local-sync"))
+    assert "triton interpreter" in program.engine
+    assert "emulated" in program.engine
+    arrays = arrays_for(graph, case.examples)
+    exact = [example.clone().double() if example.is_floating_point() else example.clone() for example in case.examples]
+    wanted = case.function(*exact)
+    results = program.run(arrays)
+    wanted = wanted if isinstance(wanted, tuple) else (wanted,)
+    for output, expected in zip(graph.outputs, (part for one in wanted for part in _parts(one)), strict=True):
+        numpy.testing.assert_allclose(results[output], expected.numpy(), rtol=2e-5, atol=2e-5)
+    for position in case.caches:
+        numpy.testing.assert_allclose(program.memory.fetch(f"cache{position}"), exact[position].numpy(), rtol=1e-6)
+
+
+def _parts(result: Any) -> tuple[Any, ...]:
+    return (result,) if isinstance(result, torch.Tensor) else tuple(result)
+
+
+def test_a_program_file_comes_back(emitted: dict[str, EmittedRegion]) -> None:
+    for region in emitted.values():
+        data = region.files[region.entry]
+        program = ProgramFile.from_bytes(data, "here")
+        assert program.to_bytes() == data
+        assert any(isinstance(call, KernelCall) for call in program.calls)
+        assert all(call.file in region.files for call in program.calls if isinstance(call, ModuleCall))
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b'{"version": 9}', b"[1]", b'{"version": 1, "target": "x"}'])
+def test_a_damaged_program_file(data: bytes) -> None:
+    with pytest.raises(UserError) as refused:
+        ProgramFile.from_bytes(data, "gpu/x.json")
+    assert refused.value.code == "HET-B003"
+    assert refused.value.where == "gpu/x.json"
+
+
+def test_a_program_for_a_real_gpu_is_not_run_here(graphs: dict[str, Graph]) -> None:
+    files = {"x.gfx90a.json": ProgramFile("gfx90a", ()).to_bytes()}
+    with pytest.raises(UserError, match="not emulated"):
+        GpuProgram(graphs["flat"], files, "x.gfx90a.json", GpuMemory("local-sync"))
