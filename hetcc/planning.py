@@ -234,12 +234,18 @@ def keep_from(table: CostTable, refused: list[tuple[str, str, str]]) -> CostTabl
 
 
 def _refused_clusters(programs: tuple[RegionProgram, ...], placement: Placement) -> list[tuple[str, str, str]]:
-    """Clusters of streaming regions that do not compose into a kernel; each distinct region is tried once."""
+    """(cluster, device, reason) for clusters of streaming regions that do not compose into a kernel."""
+    reasons = refused_regions(programs)
+    return [(cluster, region.device, reasons[region.name]) for region in placement.regions if region.name in reasons
+            for cluster in region.clusters]
+
+
+def refused_regions(programs: tuple[RegionProgram, ...]) -> dict[str, str]:
+    """Streaming regions that do not compose into a kernel, with the reason; each distinct region is tried once."""
     from hetcc.backends.fpga.compose import compose
 
-    clusters_of = {region.name: region.clusters for region in placement.regions}
     verdicts: dict[str, Rejected | None] = {}
-    found: list[tuple[str, str, str]] = []
+    found: dict[str, str] = {}
     for program in programs:
         if program.device != "fpga":
             continue
@@ -249,7 +255,7 @@ def _refused_clusters(programs: tuple[RegionProgram, ...], placement: Placement)
             verdicts[digest] = outcome if isinstance(outcome, Rejected) else None
         rejected = verdicts[digest]
         if rejected is not None:
-            found.extend((cluster, "fpga", str(rejected)) for cluster in clusters_of[program.name])
+            found[program.name] = str(rejected)
     return found
 
 

@@ -52,8 +52,14 @@ def split(region: Graph, matches: Sequence[Match]) -> tuple[Part, ...] | None:
 
 
 def part_program(region: Graph, nodes: Iterable[str], outputs: tuple[str, ...]) -> Graph:
-    """The program of a module part from its operators, the views it makes for itself among them."""
-    return replace(extract(region, tuple(nodes), f"{region.name} (part)"), outputs=outputs)
+    """The program of a module part from its operators, the views it makes for itself among them.
+
+    All operators are the region itself, with the order of arguments that it was given.
+    """
+    chosen = tuple(nodes)
+    if len(chosen) == len(region.nodes):
+        return region
+    return replace(extract(region, chosen, f"{region.name} (part)"), outputs=outputs)
 
 
 def _costs_nothing(node: Node) -> bool:

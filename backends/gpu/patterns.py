@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from hetcc.backends.gpu.kernels.launches import KernelOperation
 from hetcc.backends.gpu.strides import Strided, broadcast, is_dense, looks_of
-from hetcc.ir import DType, Graph, Node, Operand, OperatorClass, TensorType
+from hetcc.ir import Argument, DType, Graph, Node, Operand, OperatorClass, TensorType
 
 _RESHAPES = frozenset({"reshape", "unsqueeze", "squeeze", "alias"})
 """Views that leave the elements in their order."""
@@ -184,10 +184,19 @@ def literal_factor(node: Node) -> float | None:
     function = node.attribute("function")
     if function not in ("mul", "div") or len(node.inputs) != 1 or len(node.arguments) != 2 or node.keywords:
         return None
-    number = node.arguments[1]
-    if node.arguments[0] != Operand(0) or isinstance(number, bool) or not isinstance(number, int | float) or not number:
+    terms = node.arguments if node.arguments[0] == Operand(0) or function == "div" else node.arguments[::-1]
+    number = _number(terms[1])
+    if terms[0] != Operand(0) or not number:
         return None
-    return float(number) if function == "mul" else 1.0 / number
+    return number if function == "mul" else 1.0 / number
+
+
+def _number(argument: Argument) -> float | None:
+    """A literal number; ONNX writes it as a tensor: (element type, shape, elements)."""
+    if isinstance(argument, tuple) and len(argument) == 3 and isinstance(argument[0], DType) and \
+            isinstance(argument[2], tuple) and len(argument[2]) == 1:
+        argument = argument[2][0]
+    return float(argument) if isinstance(argument, int | float) and not isinstance(argument, bool) else None
 
 
 def is_cast(node: Node) -> bool:

@@ -49,6 +49,11 @@ def load_program(request: CaptureRequest) -> TorchProgram:
     return _load_exported(file) if file is not None else _call_factory(request)
 
 
+def graph_of(program: TorchProgram, request: CaptureRequest) -> Graph:
+    """The tidied graph of a module with its example inputs, which may be fake tensors."""
+    return tidy(_convert(_export(program, request), program, request))
+
+
 def capture_program(request: CaptureRequest) -> CapturedModel:
     """Capture a factory's module or an exported program; its weights come with it."""
     import torch

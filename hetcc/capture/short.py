@@ -14,6 +14,7 @@ from typing import Any
 
 from hetcc.capture.model import CaptureRequest, Phase, source_file
 from hetcc.ir import Graph
+from hetcc.workloads import PREFIX, capture_workload
 
 _END = "\0end"
 Context = tuple[str, str, str]
@@ -67,6 +68,9 @@ class ShortCapture:
         """The short model at a size."""
         request = replace(self.request, batch=batch, context=context)
         self.count += 1
+        if request.model.startswith(PREFIX):
+            phase, graph = capture_workload(request)
+            return ShortModel(graph, phase, "", ())
         if source_file(request.model, ".onnx") or source_file(request.model, ".pt2") or ".py:" in request.model:
             return self._whole(request)
         return self._hugging_face(request)

@@ -20,6 +20,7 @@ from hetcc.cli import (
     explain_command,
     export_command,
     machine_commands,
+    predict_command,
     run_commands,
     simulate_command,
 )
@@ -27,7 +28,7 @@ from hetcc.cli.output import print_json
 from hetcc.errors import ExitCode, HetccError, InternalError, UserError
 
 INTERRUPTED = 130
-COMMANDS = (compile_command, run_commands, explain_command, simulate_command, export_command, machine_commands,
+COMMANDS = (compile_command, run_commands, explain_command, predict_command, simulate_command, export_command, machine_commands,
             demo_command)
 _EXAMPLES = """[bold]Begin with[/bold]
 

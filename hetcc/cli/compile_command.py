@@ -48,8 +48,7 @@ Fpga = Annotated[str, typer.Option("--fpga", help="Profile of the FPGA.", rich_h
 Baseline = Annotated[str, typer.Option(
     "--baseline", help="GPU kernels to price: tuned, or as-published.", rich_help_panel=_PRICES)]
 Link = Annotated[str, typer.Option(
-    "--link", metavar="NAME", help="Links between the devices: published, pcie3-staged, pcie4-peer, cxl2, ...; see "
-    "`hetcc devices`.", rich_help_panel=_PRICES)]
+    "--link", metavar="NAME", help="Links between the devices: published, pcie4-peer, cxl2, ...; `hetcc devices` lists them.", rich_help_panel=_PRICES)]
 TimeWeight = Annotated[float, typer.Option(
     "--time-weight", help="Weight of seconds in the objective.", rich_help_panel=_PRICES)]
 EnergyWeight = Annotated[float, typer.Option(
@@ -97,8 +96,8 @@ def compile_(  # the signature is the command's interface: one line per option
 ) -> None:
     """Plan a model, and generate its code when there are weights; writes one bundle."""
     request = CaptureRequest(model, tuple(phase or ()), batch, context, prompt, DType(dtype),
-                             tuple(_pair(word, "--set", "KEY=VALUE") for word in settings or ()), weights)
-    forced = tuple(_pair(word, "--place", "PATTERN=DEVICE", last=True) for word in place or ())
+                             tuple(key_value(word, "--set", "KEY=VALUE") for word in settings or ()), weights)
+    forced = tuple(key_value(word, "--place", "PATTERN=DEVICE", last=True) for word in place or ())
     options = CompileOptions(
         request, gpu, fpga, baseline=baseline, links=link, ignore_capacity=ignore_capacity, emit=emit,
         choice=PlacementChoice(partitioner, forced, placement, Objective(time_weight, energy_weight)),
@@ -145,7 +144,7 @@ def compile_text(summary: dict[str, Any], folder: str, is_executable: bool) -> s
     return "\n\n".join(blocks)
 
 
-def _pair(word: str, option: str, form: str, *, last: bool = False) -> tuple[str, str]:
+def key_value(word: str, option: str, form: str, *, last: bool = False) -> tuple[str, str]:
     """``KEY=VALUE`` split at the first ``=``, or at the last one.
 
     Raises:

@@ -57,6 +57,7 @@ def devices(
 
 
 def _profile_table(profiles: dict[str, Any]) -> str:
+    from hetcc.cost_model.transfer import load_link_sets
     from hetcc.report.devices import provenance_counts
     from hetcc.report.tables import text_table
 
@@ -72,7 +73,8 @@ def _profile_table(profiles: dict[str, Any]) -> str:
                      f"{format_count(profile.memory.bandwidth_bytes_per_s.value)}B/s", peaks,
                      f"{profile.power.idle_w.value:.3g} W",
                      format_time(profile.baseline().region_launch_s.value), ", ".join(profile.baselines), sources])
-    note = "\n\nEvery number has a range and a source; `hetcc devices NAME` shows them."
+    note = "\n\nEvery number has a range and a source; `hetcc devices NAME` shows them.\n\n"
+    note += text_table(["link", "title"], [[found.name, found.title] for found in load_link_sets()])
     return text_table(["name", "kind", "title", "memory", "bandwidth", "matrix peak", "idle", "launch", "baselines",
                        "numbers by source"], rows, right=(3, 4, 6, 7)) + note
 

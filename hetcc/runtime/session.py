@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy
 
@@ -25,11 +25,16 @@ from hetcc.stopwatch import silent
 Array = numpy.ndarray
 
 
-@dataclass
+@dataclass(frozen=True)
 class _LoadedPhase:
+    """A phase with all that does not change from run to run worked out."""
+
     plan: PhasePlan
     graph: Graph
-    regions: Mapping[str, RegionSpec] = field(default_factory=dict)
+    regions: Mapping[str, RegionSpec]
+    home: Mapping[str, str]
+    """Device on which each launched value is."""
+    steps: tuple[Callable[[], StepRecord], ...] = ()
 
 
 class Session:
@@ -68,7 +73,7 @@ class Session:
     def _load(self, phase: PhasePlan, files: BundleFiles, code: Mapping[str, bytes]) -> None:
         graph = tagged_from_bytes(files.read(f"graphs/{phase.phase}.json")).graph
         regions = {region.name: region for region in phase.regions}
-        self.phases[phase.phase] = _LoadedPhase(phase, graph, regions)
+        loaded = _LoadedPhase(phase, graph, regions, _homes(phase, regions))
         updates = {cache for region in phase.regions for cache, _ in region.updates}
         in_place = replace(graph, updates=tuple(update for update in graph.updates if update.cache in updates))
         for step in phase.steps:
@@ -82,6 +87,8 @@ class Session:
                 if (spec.device, name) not in self._bound:
                     device.put(name, self._weights.read(name, graph))
                     self._bound.add((spec.device, name))
+        steps = tuple(self._prepared(loaded, position) for position in range(len(phase.steps)))
+        self.phases[phase.phase] = replace(loaded, steps=steps)
 
     def reset(self) -> None:
         """Empty all caches."""
@@ -116,8 +123,8 @@ class Session:
         loaded = self.phases[phase]
         self._feed(loaded, inputs)
         self._move_caches(loaded)
-        records = [self._step(loaded, position) for position in range(len(loaded.plan.steps))]
-        home = _homes(loaded)
+        records = [step() for step in loaded.steps]
+        home = loaded.home
         outputs = {spec.name: self.devices[home[spec.name]].get(spec.name) for spec in loaded.plan.outputs}
         observed = {name: self.devices[home[name]].get(name) for name in loaded.plan.observed if name in home}
         return RunTrace(loaded.plan, outputs, observed, tuple(records))
@@ -141,43 +148,61 @@ class Session:
             if home != cache.device:
                 self.write_cache(cache.name, self.devices[home].get(cache.name), cache.device)
 
-    def _step(self, loaded: _LoadedPhase, position: int) -> StepRecord:
+    def _prepared(self, loaded: _LoadedPhase, position: int) -> Callable[[], StepRecord]:
+        """A step as a function of nothing: what it looks up is looked up once, since launches are counted in microseconds."""
         step = loaded.plan.steps[position]
-        start = time.perf_counter()
         if isinstance(step, LaunchStep):
-            return self._launch(loaded, position, step, start)
+            return self._launch(loaded, position, step)
         if isinstance(step, TransferStep):
-            self.devices[step.destination].put(step.value, self.devices[step.source].get(step.value))
-            return StepRecord(position, "transfer", step.value, step.destination, time.perf_counter() - start)
+            return self._transfer(position, step)
         assert isinstance(step, CommitStep)
-        self._commit(loaded, step)
-        return StepRecord(position, "commit", step.cache, step.device, time.perf_counter() - start)
+        return self._commit(loaded, position, step)
 
-    def _launch(self, loaded: _LoadedPhase, position: int, step: LaunchStep, start: float) -> StepRecord:
+    def _launch(self, loaded: _LoadedPhase, position: int, step: LaunchStep) -> Callable[[], StepRecord]:
         spec = loaded.regions[step.region]
-        with torch_guard() as torch_use:
-            try:
-                evidence = self.devices[spec.device].launch(f"{loaded.plan.phase}/{step.region}")
-            except ToolError as error:
-                if error.code != "HET-G002":
-                    raise
-                raise launch_failed(error, position, spec, loaded.graph) from error
-            except (RuntimeError, ValueError) as error:
-                raise InternalError("HET-I001", f"step {position} failed on the {spec.device}: {error}",
-                                    where=f"{step.region}: {spec.nodes[0]} ... {spec.nodes[-1]}") from error
-        return StepRecord(position, "launch", step.region, spec.device, time.perf_counter() - start, evidence.engine,
-                          spec.flops, spec.bytes_read + spec.bytes_written, evidence.stages_executed, torch_use.count)
+        launch, key = self.devices[spec.device].launch, f"{loaded.plan.phase}/{step.region}"
+        where = f"{step.region}: {spec.nodes[0]} ... {spec.nodes[-1]}"
+        moved = spec.bytes_read + spec.bytes_written
 
-    def _commit(self, loaded: _LoadedPhase, step: CommitStep) -> None:
+        def run() -> StepRecord:
+            start = time.perf_counter()
+            with torch_guard() as torch_use:
+                try:
+                    evidence = launch(key)
+                except (RuntimeError, ValueError) as error:
+                    raise InternalError("HET-I001", f"step {position} failed on the {spec.device}: {error}",
+                                        where=where) from error
+            return StepRecord(position, "launch", step.region, spec.device, time.perf_counter() - start,
+                              evidence.engine, spec.flops, moved, evidence.stages_executed, torch_use.count)
+
+        return run
+
+    def _transfer(self, position: int, step: TransferStep) -> Callable[[], StepRecord]:
+        source, destination = self.devices[step.source], self.devices[step.destination]
+
+        def run() -> StepRecord:
+            start = time.perf_counter()
+            destination.put(step.value, source.get(step.value))
+            return StepRecord(position, "transfer", step.value, step.destination, time.perf_counter() - start)
+
+        return run
+
+    def _commit(self, loaded: _LoadedPhase, position: int, step: CommitStep) -> Callable[[], StepRecord]:
         home = next(cache.device for cache in loaded.plan.caches if cache.name == step.cache)
-        self.devices[step.device].rename(step.value, step.cache)
-        if home != step.device:
-            self.devices[home].put(step.cache, self.devices[step.device].get(step.cache))
+        device, holder = self.devices[step.device], self.devices[home]
+
+        def run() -> StepRecord:
+            start = time.perf_counter()
+            device.rename(step.value, step.cache)
+            if home != step.device:
+                holder.put(step.cache, device.get(step.cache))
+            return StepRecord(position, "commit", step.cache, step.device, time.perf_counter() - start)
+
+        return run
 
 
-def _homes(loaded: _LoadedPhase) -> dict[str, str]:
-    """Device on which each launched value is."""
-    return {value: loaded.regions[step.region].device for step in loaded.plan.steps if isinstance(step, LaunchStep)
+def _homes(phase: PhasePlan, regions: Mapping[str, RegionSpec]) -> dict[str, str]:
+    return {value: regions[step.region].device for step in phase.steps if isinstance(step, LaunchStep)
             for value in step.outputs}
 
 

@@ -47,8 +47,6 @@ def numbers(x, a, b, c, d, e, f):
     tl.store(x, (a + b + c + d).to(tl.float32) + e + f)
 ''',
     "bad": '''
-import os
-import time
 import triton
 import triton.language as tl
 
@@ -61,28 +59,16 @@ def wrong(x):
 @triton.jit
 def missing(x):
     tl.store(x, no_such_thing)
+''',
+    "crashing": '''
+import os
 
+os.abort()
+''',
+    "hanging": '''
+import time
 
-@tl.constexpr_function
-def crash():
-    os.abort()
-
-
-@tl.constexpr_function
-def hang():
-    time.sleep(1000)
-
-
-@triton.jit
-def crashing(x):
-    crash()
-    tl.store(x, 0.0)
-
-
-@triton.jit
-def hanging(x):
-    hang()
-    tl.store(x, 0.0)
+time.sleep(1000)
 ''',
 }
 
@@ -116,6 +102,6 @@ def numbers() -> Launch:
     return Launch("good", "numbers", (("x", Y), *((name, Scalar(*kind)) for name, kind in kinds.items())), (), (1, 1, 1))
 
 
-def bad(function: str) -> Launch:
+def bad(function: str, module: str = "bad") -> Launch:
     """One of the kernels that go wrong."""
-    return Launch("bad", function, (("x", Y),), (), (1, 1, 1))
+    return Launch(module, function, (("x", Y),), (), (1, 1, 1))

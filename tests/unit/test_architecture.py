@@ -28,7 +28,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("aten", "capture", "cost_model", "onnx", "plan", "workloads"),
     ("backends", "options", "passes"),
     ("report", "runtime", "simulate"),
-    ("bench", "emission", "pipeline", "planning", "registry", "reopen"),
+    ("bench", "emission", "pipeline", "planning", "predict", "registry", "reopen"),
     ("api",),
     ("cli", "demo", "__main__", ""),
 )
@@ -72,9 +72,11 @@ HEAVY_LIBRARIES = (
     Library(("ortools", "scipy"), ("passes/", "cost_model/", "hetcc/")),
 )
 
-LOADED_LATE = ("backends/fpga/rtl/",)
-"""Hardware modules subclass Amaranth's classes, so they import it on top; the rest of hetcc imports *them* inside
-functions, which test_imports.py proves by importing everything else."""
+TRITON_FUNCTIONS = tuple(f"backends/gpu/kernels/{name}.py" for name in (
+    "attention", "ordering", "pooling", "radix_select", "scoring", "threshold_select"))
+LOADED_LATE = ("backends/fpga/rtl/", *TRITON_FUNCTIONS)
+"""Hardware modules subclass Amaranth's classes, and kernels are decorated by Triton, so they import it on top; the rest
+of hetcc imports *them* inside functions, which test_imports.py proves by importing everything else."""
 
 BROAD_EXCEPT_ALLOWED: frozenset[str] = frozenset()
 """Files that may swallow ``Exception``. Empty, and meant to stay so."""

@@ -87,12 +87,14 @@ def test_the_page(scripts: Any) -> None:
     unrecorded["times"]["eager"]["graph"] = False
     failed = {**row(), "failure": "TritonError: out of resources"}
     report = {"machine": {"device": "H200", "runtime": "CUDA 13.0", "torch": "2", "triton": "3"}, "target": "sm_90",
-              "ceilings": CEILINGS, "date": "2026-01-02", "command": "python run.py", "rows": [row(), unrecorded, failed]}
+              "ceilings": CEILINGS, "date": "2026-01-02", "command": "python run.py",
+              "rows": [row(), unrecorded, failed]}
     page = scripts.table.render(report)
     assert "device copy 4.00 TB/s" in page
     assert "800 Tflop/s" in page
     assert "CUDA 13.0" in page
-    assert "| top-k | 2048 of 131072 | 10.0 us | 20 % | 8.0 us | 80 % | 30.0 us | 15.0 us |  | 1.50x | 1.0e-03 |" in page
+    assert ("| top-k | 2048 of 131072 | 10.0 us | 20 % | 8.0 us | 80 % | 30.0 us | 15.0 us |  | 1.50x | 1.0e-03 |"
+            in page)
     assert "30.0 us* | 15.0 us | failed: RuntimeError: too large |" in page
     assert "failed: TritonError: out of resources" in page
     assert "0 of 3 rows meet all their goals; 0 are wrong." in page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,7 @@ def package(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
 
 def use(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     toolchain.sources_digest.cache_clear()
+    monkeypatch.delitem(sys.modules, kernels.PACKAGE, raising=False)
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.setenv("PYTHONPATH", str(folder))
 
@@ -114,12 +116,12 @@ def test_equal_launches_are_compiled_once_and_found_again(tmp_path: Path) -> Non
 
 
 def test_one_crash_and_one_hang_cost_only_themselves(tmp_path: Path) -> None:
-    launches = [kernels.bad("wrong"), kernels.bad("crashing"), kernels.scale(), kernels.bad("hanging"),
+    launches = [kernels.bad("wrong"), kernels.bad("f", "crashing"), kernels.scale(), kernels.bad("f", "hanging"),
                 kernels.bad("missing"), kernels.scale(block=512)]
-    wrong, crashing, scale, hanging, missing, other = compiled(launches, "gfx90a", tmp_path, jobs=1, timeout_s=12)
+    wrong, crashing, scale, hanging, missing, other = compiled(launches, "gfx90a", tmp_path, jobs=1, timeout_s=8)
     assert isinstance(scale, CodeObject) and isinstance(other, CodeObject)
     for result, said in ((wrong, "arange's range must be a power of 2"), (crashing, "crashed with SIGABRT"),
-                         (hanging, "not finished after 12 s"), (missing, "no_such_thing is not defined")):
+                         (hanging, "not finished after 8 s"), (missing, "no_such_thing is not defined")):
         assert isinstance(result, Rejected)
         assert result.rule == "Triton does not compile the kernel" and said in result.actual, result
 

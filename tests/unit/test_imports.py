@@ -45,9 +45,13 @@ def libraries_loaded_by(modules: list[str], folder: Path) -> dict[str, str]:
     return loaded
 
 
+TRITON_FUNCTIONS = tuple(f"hetcc.backends.gpu.kernels.{name}" for name in (
+    "attention", "ordering", "pooling", "radix_select", "scoring", "threshold_select"))
+
+
 def is_loaded_late(module: str) -> bool:
-    """Whether the module is a hardware module, which may need Amaranth to be imported."""
-    return module.startswith("hetcc.backends.fpga.rtl.")
+    """Whether the module is a hardware module or holds kernels, and may need Amaranth or Triton to be imported."""
+    return module.startswith("hetcc.backends.fpga.rtl.") or module in TRITON_FUNCTIONS
 
 
 def test_no_module_loads_a_heavy_library_when_imported(tmp_path: Path) -> None:
@@ -56,5 +60,10 @@ def test_no_module_loads_a_heavy_library_when_imported(tmp_path: Path) -> None:
 
 
 def test_hardware_modules_load_amaranth_and_nothing_else_heavy(tmp_path: Path) -> None:
-    modules = [module for module in product_modules() if is_loaded_late(module)]
+    modules = [module for module in product_modules() if is_loaded_late(module) and module not in TRITON_FUNCTIONS]
     assert set(libraries_loaded_by(modules, tmp_path)) <= {"amaranth"}
+
+
+def test_kernels_load_triton_and_nothing_else_heavy(tmp_path: Path) -> None:
+    assert set(TRITON_FUNCTIONS) <= set(product_modules())
+    assert set(libraries_loaded_by(list(TRITON_FUNCTIONS), tmp_path)) <= {"triton"}

@@ -305,9 +305,8 @@ def _arguments(inputs: tuple[tuple[str, TensorType], ...], sizes: AttentionSizes
 
 def _constants(sizes: AttentionSizes, options: AttentionOptions, selection: _Selection, pieces: Cut) -> Constants:
     scale = 1.0 / math.sqrt(sizes.key_size + sizes.rope_size) if options.scale is None else float(options.scale)
-    mask_kind, mask_shape = 0, (1, 1)
-    if options.mask is not None:
-        mask_kind, mask_shape = (2 if options.mask_by_entry else 1), options.mask.shape[:2]
+    mask_kind = 0 if options.mask is None else 2 if options.mask_by_entry else 1
+    mask_shape = (1, 1) if options.mask is None else options.mask.shape[:2]
     return (
         ("SCALE", scale), ("HEADS", sizes.query_heads), ("CACHE_HEADS", sizes.cache_heads),
         ("QUERIES", sizes.queries), ("CACHED", sizes.cached), ("KEY", sizes.key_size), ("ROPE", sizes.rope_size),

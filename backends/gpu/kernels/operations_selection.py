@@ -74,6 +74,11 @@ class Split:
         return -(-self.extent // self.span)
 
     @property
+    def compact_tile(self) -> int:
+        """Entries of a tile where running counts are kept for each."""
+        return self.tile if self.tile > _TILE else min(self.tile, _TILE // 2)
+
+    @property
     def warps(self) -> int:
         """Enough threads that each holds at most 16 entries of a tile."""
         return 8 if self.tile > 1024 else 4
@@ -136,7 +141,7 @@ class TopK:
         if self.extent <= _WHOLE_ROW_EXTENT:
             return LaunchPlan((self._sort(target, whole_row=True),))
         if split.parts == 1:
-            return LaunchPlan((self._select_row(split), self._sorting(target)), self._buffers("selected", split))
+            return LaunchPlan((self._select_row(target, split), self._sorting(target)), self._buffers("selected", split))
         passes = tuple(self._count(split, number) for number in range(self.order.passes))
         return LaunchPlan((self._clear(), *passes, self._compact(split), self._sorting(target)),
                           self._buffers("selected counts state tails above", split))
@@ -178,22 +183,26 @@ class TopK:
         last = number == self.order.passes - 1
         constants = (("K", self.k), ("ROWS", self.rows), ("EXTENT", self.extent), ("SPAN", split.span),
                      ("PARTS", split.parts), ("TILE", split.tile), ("PASS", number), ("LAST", last),
-                     ("SHIFT", self.order.bits - _DIGIT_BITS * (number + 1)), *self.order.constants)
+                     *self.order.constants)
         return Launch("radix_select", "count_digits", self._arguments("values", "counts state tails above"), constants,
                       (self.rows, split.parts, 1), split.warps)
 
     def _compact(self, split: Split) -> Launch:
         constants = (("K", self.k), ("ROWS", self.rows), ("EXTENT", self.extent), ("SPAN", split.span),
-                     ("PARTS", split.parts), ("PARTS_PADDED", power_of_two(split.parts)), ("TILE", split.tile),
+                     ("PARTS", split.parts), ("PARTS_PADDED", power_of_two(split.parts)), ("TILE", split.compact_tile),
                      ("PASSES", self.order.passes), *self.order.constants)
         arguments = (*self._arguments("values counts", "state"), *self._arguments("tails above", "selected"))
         return Launch("radix_select", "compact", arguments, constants, (self.rows, split.parts, 1), split.warps)
 
-    def _select_row(self, split: Split) -> Launch:
-        constants = (("K", self.k), ("EXTENT", self.extent), ("TILE", split.tile), ("PASSES", self.order.passes),
+    def _select_row(self, target: str, split: Split) -> Launch:
+        tile = split.tile
+        if target != INTERPRETER:
+            # Each entry of a tile costs mask registers, of which a wave of AMD's has about a hundred.
+            tile = min(tile, 1024 if target.startswith("gfx") else 2048)
+        constants = (("K", self.k), ("EXTENT", self.extent), ("TILE", tile), ("PASSES", self.order.passes),
                      *self.order.constants)
         return Launch("radix_select", "select_row", self._arguments("values", "selected"), constants, (self.rows, 1, 1),
-                      split.warps)
+                      8)
 
     def _sorting(self, target: str) -> Launch:
         if self.rows > _RANKED_ROWS:
@@ -272,7 +281,7 @@ class Compact:
                          (("values", values), ("threshold", limit), ("counts", Tensor("counts", DType.INT32)),
                           ("indices_out", Tensor("chosen_indices", self.index_dtype, True)),
                           ("total_out", Tensor("count", DType.INT32, True))),
-                         (*sizes, ("PARTS_PADDED", power_of_two(split.parts)), ("TILE", split.tile),
+                         (*sizes, ("PARTS_PADDED", power_of_two(split.parts)), ("TILE", split.compact_tile),
                           ("CAPACITY", self.capacity), ("SHARE", -(-self.capacity // split.parts)), *limits),
                          grid, split.warps)
         return LaunchPlan((counting, storing), (("counts", TensorType((self.rows, split.parts), DType.INT32)),))

@@ -47,15 +47,6 @@ def order_codes(values, BITS: tl.constexpr, INFINITY: tl.constexpr, SIGNED: tl.c
 
 
 @triton.jit
-def leading_bits(codes, BITS: tl.constexpr, SHIFT: tl.constexpr):
-    """The code without its ``SHIFT`` lowest bits, of which there is at least one: a positive int32."""
-    if SHIFT >= BITS:
-        return codes & 0
-    else:
-        return (codes >> SHIFT) & ((1 << (BITS - SHIFT)) - 1)
-
-
-@triton.jit
 def ranked(codes):
     """Codes as int32 whose signed order is the codes' order."""
     return codes ^ LOWEST_INT32
@@ -74,20 +65,22 @@ def indices_of(candidates):
 
 
 @triton.jit
-def digit_counts(values, start, stop, prefix, EXTENT: tl.constexpr, TILE: tl.constexpr, SHIFT: tl.constexpr,
-                 BITS: tl.constexpr, INFINITY: tl.constexpr, SIGNED: tl.constexpr, LARGEST: tl.constexpr):
-    """Counts of the digit above ``SHIFT`` among the entries ``start`` to ``stop`` whose higher bits are ``prefix``.
+def digit_counts(values, start, stop, prefix, step, EXTENT: tl.constexpr, TILE: tl.constexpr, BITS: tl.constexpr,
+                 INFINITY: tl.constexpr, SIGNED: tl.constexpr, LARGEST: tl.constexpr):
+    """Counts of digit ``step`` (the highest is 0) among the entries ``start`` to ``stop`` with the digits ``prefix``.
 
-    Also the number of entries whose higher bits are above ``prefix``.
+    Also the number of entries whose digits before ``step`` are above ``prefix``.
     """
+    shift = BITS - DIGIT_BITS * (step + 1)
+    before = (1 << (DIGIT_BITS * step)) - 1
     counts = tl.zeros([BINS], tl.int32)
     above = 0
     for first in range(start, stop, TILE):
         indices = first + tl.arange(0, TILE)
         inside = (indices < stop) & (indices < EXTENT)
         codes = order_codes(tl.load(values + indices, mask=inside), BITS, INFINITY, SIGNED, LARGEST)
-        leading = leading_bits(codes, BITS, SHIFT + DIGIT_BITS)
-        digits = (codes >> SHIFT) & (BINS - 1)
+        leading = ((codes >> shift) >> DIGIT_BITS) & before
+        digits = (codes >> shift) & (BINS - 1)
         counts += tl.histogram(digits, BINS, mask=inside & (leading == prefix))
         above += tl.sum((inside & (leading > prefix)).to(tl.int32), 0)
     return counts, above
@@ -112,6 +105,9 @@ def store_selected(values, selected, start, stop, threshold, first_larger, first
 
     Slots follow the index: ``first_larger`` and ``first_tied`` are those of the first of each kind in this part.
     """
+    # They may be literals, which a loop cannot carry on.
+    first_larger = tl.cast(first_larger, tl.int32)
+    first_tied = tl.cast(first_tied, tl.int32)
     for first in range(start, stop, TILE):
         indices = first + tl.arange(0, TILE)
         inside = (indices < stop) & (indices < EXTENT)

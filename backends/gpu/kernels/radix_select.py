@@ -56,8 +56,7 @@ def advance_state(counts, state, row, K: tl.constexpr, PASS: tl.constexpr, ROWS:
 @triton.jit
 def count_digits(values, counts, state, tails, above, K: tl.constexpr, ROWS: tl.constexpr, EXTENT: tl.constexpr,
                  SPAN: tl.constexpr, PARTS: tl.constexpr, TILE: tl.constexpr, PASS: tl.constexpr, LAST: tl.constexpr,
-                 SHIFT: tl.constexpr, BITS: tl.constexpr, INFINITY: tl.constexpr, SIGNED: tl.constexpr,
-                 LARGEST: tl.constexpr):
+                 BITS: tl.constexpr, INFINITY: tl.constexpr, SIGNED: tl.constexpr, LARGEST: tl.constexpr):
     """One pass over ``values[ROWS, EXTENT]``: adds the counts of digit ``PASS`` to ``counts``.
 
     The last pass also leaves, per part, how many entries are above the prefix (``above[ROWS, PARTS]``) and how many
@@ -67,8 +66,8 @@ def count_digits(values, counts, state, tails, above, K: tl.constexpr, ROWS: tl.
     part = tl.program_id(1)
     prefix, _ = advance_state(counts, state, row, K, PASS, ROWS)
     start = part * SPAN
-    found, larger = digit_counts(values + row.to(tl.int64) * EXTENT, start, min(start + SPAN, EXTENT), prefix, EXTENT,
-                                 TILE, SHIFT, BITS, INFINITY, SIGNED, LARGEST)
+    found, larger = digit_counts(values + row.to(tl.int64) * EXTENT, start, min(start + SPAN, EXTENT), prefix, PASS,
+                                 EXTENT, TILE, BITS, INFINITY, SIGNED, LARGEST)
     bins = tl.arange(0, BINS)
     tl.atomic_add(counts + (PASS * ROWS + row) * BINS + bins, found, mask=found > 0, sem="relaxed")
     if LAST:
@@ -104,11 +103,11 @@ def select_row(values, selected, K: tl.constexpr, EXTENT: tl.constexpr, TILE: tl
                BITS: tl.constexpr, INFINITY: tl.constexpr, SIGNED: tl.constexpr, LARGEST: tl.constexpr):
     """What ``count_digits`` and ``compact`` do, by one program per row."""
     row = tl.program_id(0).to(tl.int64)
-    prefix = 0
-    wanted = K
-    for step in tl.static_range(PASSES):
-        counts, _ = digit_counts(values + row * EXTENT, 0, EXTENT, prefix, EXTENT, TILE,
-                                      BITS - DIGIT_BITS * (step + 1), BITS, INFINITY, SIGNED, LARGEST)
+    prefix = tl.cast(0, tl.int32)
+    wanted = tl.cast(K, tl.int32)
+    for step in range(PASSES):
+        counts, _ = digit_counts(values + row * EXTENT, 0, EXTENT, prefix, step, EXTENT, TILE, BITS, INFINITY, SIGNED,
+                                 LARGEST)
         digit, wanted = digit_of(counts, wanted)
         prefix = (prefix << DIGIT_BITS) | digit
     store_selected(values + row * EXTENT, selected + row * K, 0, EXTENT, prefix, 0, K - wanted, K, EXTENT, TILE, BITS,

@@ -103,7 +103,7 @@ def sources_digest(module: str, package: str = PACKAGE) -> str:
         name = waiting.pop()
         if name in texts:
             continue
-        path = _file_of(name)
+        path = _file_of(name, package)
         if path is None:
             if not texts:
                 raise UserError("HET-G001", f"there is no kernel module '{name}'")
@@ -114,12 +114,14 @@ def sources_digest(module: str, package: str = PACKAGE) -> str:
     return hashlib.sha256(facts.encode()).hexdigest()
 
 
-def _file_of(name: str) -> Path | None:
-    try:
-        spec = importlib.util.find_spec(name)
-    except ModuleNotFoundError:
-        return None
-    return Path(spec.origin) if spec is not None and spec.origin is not None else None
+def _file_of(name: str, package: str) -> Path | None:
+    """File of a module of a package; found by its name, because looking for it the usual way may import others."""
+    spec = importlib.util.find_spec(package)
+    for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
+        path = Path(folder, *name.removeprefix(f"{package}.").split(".")).with_suffix(".py")
+        if path.is_file():
+            return path
+    return None
 
 
 def _imported(text: bytes, package: str) -> list[str]:
@@ -138,7 +140,7 @@ def child_digest() -> str:
     """Digest of the code that calls Triton and writes down what came out."""
     digest = hashlib.sha256()
     for name in (CHILD, f"{PACKAGE}.code_object"):
-        path = _file_of(name)
+        path = _file_of(name, PACKAGE)
         if path is None:
             raise InternalError("HET-I001", f"the module {name} has no file")
         digest.update(path.read_bytes())

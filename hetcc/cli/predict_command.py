@@ -1,0 +1,177 @@
+"""``hetcc predict``: what a plan would bring, at one size or many, without generating code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hetcc.capture.model import CaptureRequest, Phase
+from hetcc.cli import compile_command as shared
+from hetcc.cli.output import print_json, print_result, progress_shown
+from hetcc.errors import UserError
+from hetcc.ir import DType
+from hetcc.options import CompileOptions, PlacementChoice
+from hetcc.plan.problem import Objective
+from hetcc.units import format_bytes, format_count, format_energy, format_time
+
+if TYPE_CHECKING:
+    from hetcc.predict import Prediction
+    from hetcc.predict.ranges import Figure
+
+_EXAMPLES = """[bold]Examples[/bold]
+
+hetcc predict deepseek_v32 --dtype bfloat16 --context 131072
+
+hetcc predict llama --batch 1,8 --context 4096,32768 --baseline as-published
+
+hetcc predict workload:flat-inner-product --set entries=1000000
+
+hetcc predict --list"""
+ModelName = Annotated[str, typer.Argument(
+    metavar="MODEL|workload:NAME", help="As for `hetcc compile`, or a built-in workload; see --list.")]
+Batches = Annotated[str, typer.Option("--batch", metavar="N[,N...]", help="Sequences per step.")]
+Contexts = Annotated[str, typer.Option("--context", metavar="N[,N...]", help="Entries each cache holds.")]
+Samples = Annotated[int, typer.Option(
+    "--samples", help="Draws for the robustness; 0: none. Default: 64 for one size, none for a table.")]
+Listed = Annotated[bool, typer.Option("--list", help="List the built-in workloads.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command("predict", epilog=_EXAMPLES)(predict)
+
+
+def predict(  # the signature is the command's interface: one line per option
+    model: ModelName = "", phase: Annotated[Phase | None, typer.Option("--phase", help="Default: decode.")] = None,
+    batch: Batches = "1", context: Contexts = "1024", prompt: shared.Prompt = 0, dtype: shared.ElementType = "float32",
+    settings: shared.Settings = None, gpu: shared.Gpu = "mi210", fpga: shared.Fpga = "u55c",
+    baseline: shared.Baseline = "tuned", time_weight: shared.TimeWeight = 1.0,
+    energy_weight: shared.EnergyWeight = 0.0, partitioner: shared.Partitioner = "optimal",
+    place: shared.Places = None, samples: Samples = -1, listed: Listed = False, as_json: shared.AsJson = False,
+) -> None:
+    """Predict latency, speed-up, energy and placement with their ranges, at one size or many."""
+    if listed:
+        _list_workloads(as_json)
+        return
+    if not model:
+        raise UserError("HET-U001", "no model is named", fix="hetcc predict MODEL, or hetcc predict --list")
+    batches, contexts = _numbers(batch, "--batch"), _numbers(context, "--context")
+    pairs = tuple(shared.key_value(word, "--set", "KEY=VALUE") for word in settings or ())
+    forced = tuple(shared.key_value(word, "--place", "PATTERN=DEVICE", last=True) for word in place or ())
+    request = CaptureRequest(model, (phase,) if phase else (), batches[0], contexts[0], min(prompt, min(contexts)),
+                             DType(dtype), pairs)
+    options = CompileOptions(request, gpu, fpga, baseline=baseline, choice=PlacementChoice(
+        partitioner, forced, None, Objective(time_weight, energy_weight)))
+    found = _predict(options, batches, contexts, samples)
+    if as_json:
+        print_json({"kind": "predicted", "model": model, "gpu": gpu, "fpga": fpga, "baseline": baseline,
+                    "dtype": dtype, "predictions": [one.to_json() for one in found]})
+    else:
+        print_result(prediction_text(found[0], options) if len(found) == 1 else table_text(found, options))
+
+
+def _predict(options: CompileOptions, batches: Sequence[int], contexts: Sequence[int], samples: int) -> Any:
+    from hetcc.pipeline import device_set
+    from hetcc.predict import predict_sizes
+
+    devices = device_set(options)
+    options = replace(options, request=options.request.located())
+    if samples < 0:
+        samples = 64 if len(batches) * len(contexts) == 1 else 0
+    with progress_shown() as progress:
+        return predict_sizes(options, devices, batches, contexts, samples=samples, progress=progress)
+
+
+def _numbers(text: str, option: str) -> list[int]:
+    """Whole numbers separated by commas, each once, in the order given.
+
+    Raises:
+        UserError: HET-U001, something else is there; HET-C003, a number below one.
+    """
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words or not all(word.isdigit() for word in words):
+        raise UserError("HET-U001", f"{option} is '{text}', not whole numbers separated by commas",
+                        fix=f"write {option} 1,4,16")
+    numbers = list(dict.fromkeys(int(word) for word in words))
+    if min(numbers) < 1:
+        raise UserError("HET-C003", f"{option} is {min(numbers)}; it must be at least 1",
+                        fix=f"give {option} positive numbers")
+    return numbers
+
+
+def _list_workloads(as_json: bool) -> None:
+    from hetcc.report.tables import text_table
+    from hetcc.workloads import WORKLOADS
+
+    if as_json:
+        print_json({name: {"what": workload.what, "settings": dict(workload.settings), "source": workload.source}
+                    for name, workload in WORKLOADS.items()})
+        return
+    rows = [[f"workload:{name}", workload.what, " ".join(f"{key}={value}" for key, value in workload.settings)]
+            for name, workload in WORKLOADS.items()]
+    print_result(text_table(["name", "what", "settings (--set)"], rows))
+
+
+def prediction_text(found: Prediction, options: CompileOptions) -> str:
+    """One size: every figure with its range, where the stages are, how sure the placement is."""
+    from hetcc.report.tables import label_lines
+
+    moved = f", {format_bytes(found.link_bytes)} over the link" if found.link_bytes else ""
+    stages = "; ".join(f"{stage} " + ", ".join(f"{device} {share:.0%}" for device, share in shares.items())
+                       for stage, shares in found.stages.items())
+    pairs = [
+        ("devices", f"gpu {options.gpu}, fpga {options.fpga}; baseline '{options.baseline}'"),
+        ("step", _ranged(found.latency_s, format_time)),
+        ("the GPU alone", _ranged(found.gpu_only_latency_s, format_time)),
+        ("speed-up", _ranged(found.speedup, _times)),
+        ("of memory processing", f"{_ranged(found.memory_speedup, _times)}; it takes "
+                                 f"{_ranged(found.memory_share, _percent)} of the GPU's time"),
+        ("energy", _ranged(found.energy_j, format_energy)),
+        ("energy, GPU over plan", _ranged(found.energy_ratio, _times)),
+        ("placement", stages + moved),
+        ("memory", "fits" if found.fits else "DOES NOT FIT"),
+    ]
+    sure = found.robustness
+    if sure is not None:
+        pairs.append(("robustness", f"stays the best in {sure.stays_optimal:.0%} [{sure.low:.0%}, {sure.high:.0%}] of "
+                                    f"{sure.samples} draws of {sure.parameters} uncertain numbers"))
+        pairs += [("flips alone at" if share < 1 else "flips alone at", f"{'one end' if share < 1 else 'both ends'} of "
+                                                                        f"{name}") for name, share in sure.flips[:5]]
+    return f"{found.phase}, batch {found.batch}, context {found.context}, predicted\n" + label_lines(pairs)
+
+
+def table_text(found: Sequence[Prediction], options: CompileOptions) -> str:
+    """Many sizes: a row each."""
+    from hetcc.report.tables import text_table
+
+    rows = [[str(one.batch), str(one.context), _ranged(one.latency_s, format_time),
+             _ranged(one.gpu_only_latency_s, format_time), _ranged(one.speedup, _times),
+             _ranged(one.memory_speedup, _times), _ranged(one.memory_share, _percent),
+             _ranged(one.energy_ratio, _times), _where(one), "" if one.fits else "does not fit"] for one in found]
+    captured = sum(one.captured for one in found)
+    head = (f"{found[0].phase}, predicted; gpu {options.gpu}, fpga {options.fpga}, baseline '{options.baseline}'; "
+            f"likely [low, high]; {captured} of {len(found)} sizes captured, the others follow from them")
+    return f"{head}\n" + text_table(
+        ["batch", "context", "step", "GPU alone", "speed-up", "of memory", "memory share", "energy", "on the FPGA", ""],
+        rows, right=(0, 1))
+
+
+def _where(one: Prediction) -> str:
+    return ", ".join(f"{stage} {shares['fpga']:.0%}" for stage, shares in one.stages.items() if shares.get("fpga")) or "-"
+
+
+def _ranged(figure: Figure, spell: Any) -> str:
+    if figure.low == figure.high:
+        return str(spell(figure.likely))
+    return f"{spell(figure.likely)} [{spell(figure.low)}, {spell(figure.high)}]"
+
+
+def _times(value: float) -> str:
+    return f"{format_count(float(f'{value:.3g}'))}x"
+
+
+def _percent(value: float) -> str:
+    return f"{value:.0%}"

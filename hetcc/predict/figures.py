@@ -1,0 +1,158 @@
+"""What ``hetcc predict`` answers: the plan of a model at each size, its figures with ranges, and how sure it is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hetcc import planning
+from hetcc.capture.short import ShortCapture
+from hetcc.ir import Stage
+from hetcc.options import CompileOptions, PlacementChoice
+from hetcc.passes.estimate import HOST, CostTable, DeviceSet
+from hetcc.passes.place import finish, load_placer
+from hetcc.passes.place.score import bytes_moved, memory_use
+from hetcc.passes.robustness import Robustness, robustness
+from hetcc.plan.placement import Placement
+from hetcc.predict.ranges import Figure, Terms, figure, ratio, terms_of
+from hetcc.predict.refusals import refused_clusters
+from hetcc.predict.sizing import SizedModel, Sizes
+from hetcc.predict.whole import WholeModel
+
+_OUTSIDE = "outside"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The plan of one size and its figures."""
+
+    batch: int
+    context: int
+    phase: str
+    captured: bool
+    """Whether this size was captured itself."""
+    placement: Placement
+    gpu_only: Placement
+    latency_s: Figure
+    gpu_only_latency_s: Figure
+    speedup: Figure
+    memory_speedup: Figure
+    """Of memory processing: the tagged stages, and what the placement adds in launches and transfers."""
+    memory_share: Figure
+    """Of the GPU-only time."""
+    energy_j: Figure
+    """Above idle power."""
+    gpu_only_energy_j: Figure
+    energy_ratio: Figure
+    """GPU-only energy over the plan's."""
+    stages: dict[str, dict[str, float]]
+    """By stage: share of its clusters on each device."""
+    link_bytes: int
+    fits: bool
+    robustness: Robustness | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; seconds, joules, shares."""
+        sure = self.robustness
+        return {
+            "kind": "predicted", "batch": self.batch, "context": self.context, "phase": self.phase,
+            "captured": self.captured, "latency_s": self.latency_s.to_json(),
+            "gpu_only_latency_s": self.gpu_only_latency_s.to_json(), "speedup": self.speedup.to_json(),
+            "memory_speedup": self.memory_speedup.to_json(), "memory_share": self.memory_share.to_json(),
+            "energy_j": self.energy_j.to_json(), "gpu_only_energy_j": self.gpu_only_energy_j.to_json(),
+            "energy_ratio": self.energy_ratio.to_json(), "stages": self.stages, "link_bytes": self.link_bytes,
+            "regions": dict(Counter(region.device for region in self.placement.regions)), "fits": self.fits,
+            "partition": {"partitioner": self.placement.partitioner, "objective": self.placement.objective,
+                          "lower_bound": self.placement.lower_bound, "gap": self.placement.gap},
+            "robustness": None if sure is None else {
+                "samples": sure.samples, "seed": sure.seed, "stays_optimal": sure.stays_optimal, "low": sure.low,
+                "high": sure.high, "parameters": sure.parameters,
+                "flips": [{"number": name, "share_of_ends": share} for name, share in sure.flips]},
+        }
+
+
+def predict_sizes(options: CompileOptions, devices: DeviceSet, batches: Sequence[int], contexts: Sequence[int], *,
+                  samples: int, progress: Callable[[str], None]) -> list[Prediction]:
+    """A prediction per pair of batch and context, batches outermost.
+
+    Args:
+        options: model, devices and placement as for a compile; its own batch and context are not looked at.
+        devices: profiles and back ends.
+        batches: sequences per step.
+        contexts: entries each cache holds.
+        samples: draws of the robustness; 0 leaves it out.
+        progress: told what is going on.
+
+    Raises:
+        UserError: as ``pipeline.compile_model``.
+    """
+    sizes = Sizes(ShortCapture(options.request, progress))
+    sizes.cover(batches, contexts)
+    whole: dict[tuple[str, ...], WholeModel] = {}
+    found = []
+    for batch in batches:
+        for context in contexts:
+            progress(f"pricing: batch {batch}, context {context}")
+            model = sizes.at((batch, context))
+            structure = tuple(group.name for group in model.clustering.groups)
+            if structure not in whole:
+                whole[structure] = WholeModel(model, devices, options.choice.objective)
+            found.append(_predict(model, whole[structure], devices, options.choice, (batch, context), samples))
+    return found
+
+
+def _predict(model: SizedModel, whole: WholeModel, devices: DeviceSet, choice: PlacementChoice, size: tuple[int, int],
+             samples: int) -> Prediction:
+    table, placement, gpu_only = _place(model, whole, choice)
+    planning.check_amdahl(table, placement, gpu_only)
+    terms, alone = (terms_of(table, plan, gpu_only, devices) for plan in (placement, gpu_only))
+    use = memory_use(table.problem, placement.device_of)
+    fits = all(use[device] <= limit for device, limit in table.problem.capacities_bytes.items())
+    sure = robustness(table, placement, devices, samples) if samples and not choice.forced else None
+    return Prediction(
+        *size, model.phase, model.captured, placement, gpu_only,
+        latency_s=figure(lambda at: at(terms.time_s), terms.time_s),
+        gpu_only_latency_s=figure(lambda at: at(alone.time_s), alone.time_s),
+        speedup=figure(lambda at: ratio(at(alone.time_s), at(terms.time_s)), alone.time_s, terms.time_s),
+        memory_speedup=_memory_speedup(terms, alone),
+        memory_share=figure(lambda at: ratio(at(alone.time_s) - at(alone.rest_s), at(alone.time_s)), alone.time_s,
+                            alone.rest_s),
+        energy_j=figure(lambda at: at(terms.energy_j), terms.energy_j),
+        gpu_only_energy_j=figure(lambda at: at(alone.energy_j), alone.energy_j),
+        energy_ratio=figure(lambda at: ratio(at(alone.energy_j), at(terms.energy_j)), alone.energy_j, terms.energy_j),
+        stages=_stages(table, placement), link_bytes=bytes_moved(table.problem, placement.device_of), fits=fits,
+        robustness=sure)
+
+
+def _memory_speedup(terms: Terms, alone: Terms) -> Figure:
+    return figure(lambda at: ratio(max(at(alone.time_s) - at(alone.rest_s), 0.0),
+                                   max(at(terms.time_s) - at(terms.rest_s), 0.0)),
+                  alone.time_s, alone.rest_s, terms.time_s, terms.rest_s)
+
+
+def _place(model: SizedModel, whole: WholeModel, choice: PlacementChoice) -> tuple[CostTable, Placement, Placement]:
+    """Place; what does not compose into a kernel is kept from its device and placed anew, as a compile does."""
+    table = whole.table(model)
+    while True:
+        placement = planning.choose_placement(table, choice)
+        gpu_only = finish(table.problem, load_placer("gpu-only").place(table.problem, table.facts), "gpu-only",
+                          placement.lower_bound)
+        refused = refused_clusters(model, whole.expansion, placement)
+        if not refused:
+            return table, placement, gpu_only
+        table = planning.keep_from(table, refused)
+
+
+def _stages(table: CostTable, placement: Placement) -> dict[str, dict[str, float]]:
+    counts: dict[str, Counter[str]] = {}
+    for name, device in placement.device_of.items():
+        stage = table.estimates[name].group.stage
+        counts.setdefault(stage.value if stage else _OUTSIDE, Counter())[device] += 1
+    order = [*(stage.value for stage in Stage), _OUTSIDE]
+    return {stage: {device: count / sum(counts[stage].values()) for device, count in sorted(counts[stage].items())}
+            for stage in order if stage in counts}
+
+
+__all__ = ["HOST", "Prediction", "predict_sizes"]
