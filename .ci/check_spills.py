@@ -1,6 +1,6 @@
 """Compiles every production configuration of every Triton kernel for AMD's GPUs; a spilled register is a failure.
 
-``check_spills.py [TARGET ...]``; gfx90a and gfx942 by default. Code objects come from hetcc's cache when they are there.
+``check_spills.py [TARGET ...]``; gfx90a by default. Code objects come from hetcc's cache when they are there.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from hetcc.backends.gpu.kernels.compile import compile_launches
 from hetcc.backends.gpu.kernels.production import production_launches
 from hetcc.backends.gpu.resources import resources_of
 
-DEFAULT_TARGETS = ("gfx90a", "gfx942")
+DEFAULT_TARGETS = ("gfx90a",)
 
 
 def findings(target: str) -> tuple[int, list[str]]:

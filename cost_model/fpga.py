@@ -7,10 +7,10 @@ The operators of a cluster are stages that run at the same time, one input per `
     lanes  = min(DSP x usable / DSP per multiply-add, LUT x usable / LUT per multiply-add), shared by all products
     bandwidth = min(HBM bandwidth x fraction, ports per kernel x bytes per cycle x clock) / kernels at the same time
 
-A sort takes ``log2(n)`` passes. An index that is kept on chip (block RAM first, then ultra RAM, the rest in HBM) is read
-from all its blocks at once, a block holding 4 KiB or 32 KiB at so many bytes per cycle; an index of few blocks is spread
-over more of them, so that reading it never takes longer than from HBM. ``backends/fpga/cycles.py`` has closed forms for
-hardware that has been composed; these are for hardware that has not, with the same numbers.
+A sort takes ``log2(n)`` passes. An index that is kept on chip (block RAM first, then ultra RAM, the rest in HBM) is
+read from all its blocks at once, each at so many bytes per cycle; an index of few blocks is spread over more of them,
+so that reading it never takes longer than from HBM. ``backends/fpga/cycles.py`` has closed forms for hardware that has
+been composed; these are for hardware that has not, with the same numbers.
 """
 
 from __future__ import annotations
@@ -113,6 +113,7 @@ def estimate_stages(works: Sequence[WorkItem], device: Device, baseline: Baselin
     real = [item for item in works if not item[0].is_nothing]
     weights = [_mac_cost(item, streaming, Corner.LIKELY) for item in real]
     whole = sum(weights)
+    interval = streaming.initiation_interval.value
     stages = []
     for (work, operator_class, dtype), weight in zip(real, weights, strict=True):
         lanes, dsp, lut = 0.0, 0.0, 0.0
@@ -123,10 +124,10 @@ def estimate_stages(works: Sequence[WorkItem], device: Device, baseline: Baselin
             cycles = work.flops / 2 / lanes
         else:
             lanes = _scalars_per_cycle(operator_class, streaming).value
-            cycles = max(_scalar_cycles(operator_class, work.elements, streaming, Corner.LIKELY), 0.0)
+            cycles = _scalar_cycles(operator_class, work.elements, streaming, Corner.LIKELY)
         kept = work.resident if baseline.keeps_index else (0, 0)
         memory = "uram" if kept[1] else "bram" if kept[0] else "hbm" if work.bytes_read else "none"
-        stages.append(StageEstimate(operator_class, streaming.initiation_interval.value, lanes, cycles, dsp, lut, memory))
+        stages.append(StageEstimate(operator_class, interval, lanes, cycles * interval, dsp, lut, memory))
     bram, uram = (sum(item[0].resident[index] for item in real) if baseline.keeps_index else 0 for index in (0, 1))
     blocks = (math.ceil(bram / BRAM_BYTES), math.ceil(uram / URAM_BYTES))
     used = (sum(stage.dsp for stage in stages), sum(stage.lut for stage in stages), *blocks)

@@ -6,16 +6,17 @@ For the operators of one cluster, run as one kernel::
     memory  = sum((bytes from memory / bandwidth + bytes from cache / cache bandwidth) / fraction(class, bytes, rows))
     compute = sum(flops, rounded up to whole waves of tiles / (peak(type) x fraction(class, flops)))
 
-so a kernel is launch-bound, latency-bound, bandwidth-bound or compute-bound by whichever is largest, and passes from one
-to the next without a step. The fixed part plus linear part is Hockney's model of a transfer; the p-norm is the usual
-smooth form of the roofline (Williams, Waterman, Patterson, CACM 2009), with p as the share of overlap. Every parameter is
-in the profile; every formula is monotone in bytes, in flops and in each rate.
+so a kernel is launch-bound, latency-bound, bandwidth-bound or compute-bound by whichever is largest, and passes from
+one to the next without a step. A fixed part and a linear part are Hockney's model of a transfer; the p-norm is a smooth
+form of the roofline (Williams, Waterman, Patterson, CACM 2009), with p for the overlap. Every parameter is in the
+profile; every formula is monotone in bytes, in flops and in each rate.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 from hetcc.cost_model.parts import MATRIX_CLASSES, Parts, WorkItem
 from hetcc.cost_model.profile import Achieved, Baseline, Device, SizePoint, Tiles
@@ -113,7 +114,7 @@ def factor_at(points: Sequence[SizePoint], amount: float, corner: Corner) -> flo
     """How much of a fraction is reached at a size: times between two points follow a power law of the size."""
     if not points or amount <= points[0].at:
         return points[0].factor.rate(corner) if points else 1.0
-    for lower, upper in zip(points, points[1:], strict=False):
+    for lower, upper in pairwise(points):
         if amount <= upper.at:
             low_s, high_s = lower.at / lower.factor.rate(corner), upper.at / upper.factor.rate(corner)
             exponent = math.log(high_s / low_s) / math.log(upper.at / lower.at)

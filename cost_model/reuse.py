@@ -2,8 +2,8 @@
 
 Before: the work of clusters in program order. After: the same work, each read with the bytes moved since the value was
 made or read before. A step repeats, so weights and caches were last touched one step ago; inputs come from outside and
-never were. All traffic in between counts as distinct, so a distance is never too small. New rows do not bring the rest of
-a cache any nearer.
+never were. All traffic in between counts as distinct, so a distance is never too small. New rows do not bring the rest
+of a cache any nearer.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ allocation granules of the occupancy calculator that comes with CUDA (``cuda_occ
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,20 +33,17 @@ class Architecture:
     """Taken from each block's share by the system."""
 
 
-_CDNA = {"threads_per_warp": 64, "schedulers": 4, "warps_per_scheduler": 8, "blocks": 16,
-         "registers_per_scheduler": 512 * 64, "register_granule": 8, "granule_is_per_lane": True,
-         "registers_per_thread": 512, "shared_bytes": 64 << 10, "shared_granule_bytes": 512}
-_NVIDIA = {"threads_per_warp": 32, "schedulers": 4, "warps_per_scheduler": 16, "blocks": 32,
-           "registers_per_scheduler": 65536 // 4, "register_granule": 256, "granule_is_per_lane": False,
-           "registers_per_thread": 255, "shared_granule_bytes": 128, "reserved_shared_bytes": 1024}
-ARCHITECTURES = {
-    "gfx90a": Architecture("gfx90a", **_CDNA),
-    "gfx942": Architecture("gfx942", **_CDNA),
-    "sm_80": Architecture("sm_80", shared_bytes=164 << 10, **_NVIDIA),
-    "sm_89": Architecture("sm_89", shared_bytes=100 << 10,
-                          **{**_NVIDIA, "warps_per_scheduler": 12, "blocks": 24}),
-    "sm_90": Architecture("sm_90", shared_bytes=228 << 10, **_NVIDIA),
-}
+_GFX90A = Architecture("gfx90a", threads_per_warp=64, schedulers=4, warps_per_scheduler=8, blocks=16,
+                       registers_per_scheduler=512 * 64, register_granule=8, granule_is_per_lane=True,
+                       registers_per_thread=512, shared_bytes=64 << 10, shared_granule_bytes=512)
+_SM_80 = Architecture("sm_80", threads_per_warp=32, schedulers=4, warps_per_scheduler=16, blocks=32,
+                      registers_per_scheduler=65536 // 4, register_granule=256, granule_is_per_lane=False,
+                      registers_per_thread=255, shared_bytes=164 << 10, shared_granule_bytes=128,
+                      reserved_shared_bytes=1024)
+ARCHITECTURES = {chip.name: chip for chip in (
+    _GFX90A, replace(_GFX90A, name="gfx942"), _SM_80,
+    replace(_SM_80, name="sm_89", warps_per_scheduler=12, blocks=24, shared_bytes=100 << 10),
+    replace(_SM_80, name="sm_90", shared_bytes=228 << 10))}
 """sm_89 is what IREE compiles for in place of sm_90."""
 _SCALAR_STEPS = ((80, 10), (88, 9), (100, 8))
 """CDNA: (scalar registers of a wave, waves per SIMD that fit with them); 7 waves fit with any number."""

@@ -2,12 +2,12 @@
 
 The numbers are read from the code objects themselves, with no tool of a vendor:
 
-* AMD: the ``AMDGPU`` note (msgpack, ``amdhsa.kernels``) of a ``.hsaco``; an IREE module holds one ELF file per group of
-  kernels, which are found by their first bytes.
+* AMD: the ``AMDGPU`` note (msgpack, ``amdhsa.kernels``) of a ``.hsaco``; an IREE module holds one ELF file per group
+  of kernels, found by its first bytes.
 * NVIDIA: the ``.nv.info`` sections of a ``.cubin``. Their layout is not documented; it was compared with what
   ``cuobjdump --dump-resource-usage`` prints, and a test compares it again.
-* NVIDIA through IREE: the module holds PTX, which the driver compiles when it loads the module. Its registers are unknown
-  until then, unless the ``ptxas`` of the Triton wheel is asked what it would make of it.
+* NVIDIA through IREE: the module holds PTX, which the driver compiles when it loads the module. Its registers are
+  unknown until then, unless the ``ptxas`` of the Triton wheel is asked what it would make of it.
 """
 
 from __future__ import annotations
@@ -162,7 +162,9 @@ def _ptx_kernels(text: re.Match[bytes], assemble: bool) -> Iterator[KernelResour
 
 
 def argument_sizes(data: bytes, kernel: str) -> tuple[int, ...]:
-    """Bytes of each argument of a kernel of a code object, in order, hidden ones of the compiler included.
+    """Bytes of each argument of a kernel of a code object, in order: what a launch passes, Triton's own pointers too.
+
+    What AMD's runtime passes on its own, such as the number of blocks, is not among them.
 
     Raises:
         ToolError: HET-T002, it is no code object, or none that holds the kernel.
@@ -170,7 +172,8 @@ def argument_sizes(data: bytes, kernel: str) -> tuple[int, ...]:
     image = elf.Elf(data)
     for entry in _amd_metadata(image) if image.machine == elf.AMDGPU else ():
         if entry[".name"] == kernel:
-            return tuple(part[".size"] for part in entry.get(".args", ()) if ".size" in part)
+            return tuple(part[".size"] for part in entry.get(".args", ())
+                         if not part[".value_kind"].startswith("hidden_"))
     for section in image.sections:
         if section.name == f".nv.info.{kernel}":
             found = [struct.unpack("<IHHI", value) for attribute, value in _attributes(image.content(section))

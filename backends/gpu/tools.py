@@ -250,7 +250,8 @@ def run_ptxas(text: bytes, chip: str, timeout_s: float = 120.0) -> bytes | None:
     with tempfile.TemporaryDirectory(prefix="hetcc-ptxas-") as folder:
         source, destination = Path(folder) / "kernels.ptx", Path(folder) / "kernels.cubin"
         source.write_bytes(text)
-        outcome = run_child([program, f"--gpu-name={chip}", source.name, "-o", str(destination)], timeout_s, Path(folder))
+        arguments = [program, f"--gpu-name={chip}", source.name, "-o", str(destination)]
+        outcome = run_child(arguments, timeout_s, Path(folder))
         return destination.read_bytes() if outcome.ok and destination.is_file() else None
 
 

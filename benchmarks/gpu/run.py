@@ -102,7 +102,7 @@ def machine(torch: Any) -> dict[str, str]:
 
 
 def measure_case(case: cases.Case, torch: Any, stopwatch: measure.Stopwatch, ceilings: measure.Ceilings, target: str,
-                 compiles: bool) -> dict[str, Any]:
+                 compiles: bool, device: str = "cuda") -> dict[str, Any]:
     """One row: times, error against float32, bound and goal. A contestant that fails leaves its message."""
     import triton
 
@@ -110,8 +110,8 @@ def measure_case(case: cases.Case, torch: Any, stopwatch: measure.Stopwatch, cei
                            "times": {}, "failures": {}}
     errors = (RuntimeError, NotImplementedError, triton.TritonError)
     try:
-        tensors = cases.make_inputs(case, torch, "cuda")
-        start = contestant(case, tensors, torch, target)
+        tensors = cases.make_inputs(case, torch, device)
+        start = contestant(case, tensors, torch, target, device)
         start()
         row["error"] = measure.relative_error(tensors[case.result], expected(case, tensors, torch))
         row["bytes"], row["flops"] = cases.least_bytes(case, tensors), case.flops
@@ -124,12 +124,13 @@ def measure_case(case: cases.Case, torch: Any, stopwatch: measure.Stopwatch, cei
             row["times"][name] = asdict(stopwatch.time(lambda function=function: function(tensors)))
         except errors as error:
             row["failures"][name] = one_line(error)
+            gc.collect()
             torch.cuda.empty_cache()
     return row
 
 
 def contestant(case: cases.Case, tensors: dict[str, Any], torch: Any, target: str,
-               device: str = "cuda") -> Callable[[], None]:
+               device: str) -> Callable[[], None]:
     """A function that runs the case's kernels; adds outputs (poisoned) and scratch to ``tensors``."""
     starts = []
     for name, kind in case.outputs.items():
@@ -164,7 +165,7 @@ def rivals(case: cases.Case, torch: Any, compiles: bool) -> dict[str, Callable[[
     """PyTorch's ways to compute the case."""
     found: dict[str, Callable[[Mapping[str, Any]], Any]] = {"eager": case.eager}
     if compiles:
-        torch._dynamo.reset()
+        torch.compiler.reset()
         found["compiled"] = torch.compile(case.eager, dynamic=False)
     if case.fused is not None:
         found["sdpa"] = case.fused

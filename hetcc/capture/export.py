@@ -75,7 +75,7 @@ def export_phase(model: Any, phase: Phase, request: CaptureRequest) -> Graph:
         program = export_program(_encoder_step(model), arguments)
         return convert(program, InputNames({}, {}, "program."), name, (HIDDEN,))
     tokens = 1 if phase is Phase.DECODE else request.prompt_tokens
-    layout = make_layout(model, request.batch, request.context)
+    layout = make_layout(model, request.batch, request.context, empty=phase is Phase.PREFILL)
     input_ids = torch.zeros((request.batch, tokens), dtype=torch.long)
     program = export_program(_decoder_step(model, layout), (input_ids, layout.tensors()))
     placeholders = [spec.arg.name for spec in program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"]

@@ -147,11 +147,12 @@ class HuggingFaceReference:
 
         layout = make_layout(self.model, self.request.batch, self.request.context)
         found = {}
-        for (layer, attribute), name, empty in zip(layout.slots, layout.names, layout.tensors(), strict=True):
+        for slot, empty in zip(layout.slots, layout.tensors(), strict=True):
+            name = slot.name
             if empty.dim() == 0:
                 found[name] = to_numpy(empty + history)
                 continue
-            grown = getattr(cache.layers[layer], attribute, None) if layer < len(cache.layers) else None
+            grown = slot.get(cache)
             if history and grown is not None:
                 axis = next((place for place in range(empty.dim()) if empty.shape[place] != grown.shape[place]), 0)
                 kept = grown.shape[axis]

@@ -48,7 +48,8 @@ Fpga = Annotated[str, typer.Option("--fpga", help="Profile of the FPGA.", rich_h
 Baseline = Annotated[str, typer.Option(
     "--baseline", help="GPU kernels to price: tuned, or as-published.", rich_help_panel=_PRICES)]
 Link = Annotated[str, typer.Option(
-    "--link", metavar="NAME", help="Links between the devices: published, pcie4-peer, cxl2, ...; `hetcc devices` lists them.", rich_help_panel=_PRICES)]
+    "--link", metavar="NAME", help="Links between the devices; `hetcc devices` lists them.",
+    rich_help_panel=_PRICES)]
 TimeWeight = Annotated[float, typer.Option(
     "--time-weight", help="Weight of seconds in the objective.", rich_help_panel=_PRICES)]
 EnergyWeight = Annotated[float, typer.Option(

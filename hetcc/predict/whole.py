@@ -138,8 +138,11 @@ class WholeModel:
             return name
         last = len(layer_of) - 1
         if layer is None:
-            return f"{name}@{last if owner == layer_of[last] else owner}"
-        return f"{name}@{layer + owner - layer_of[layer]}"
+            home = last if owner == layer_of[last] else owner
+        else:
+            home = layer + owner - layer_of[layer]
+        renamed = self.expansion.renamed(name, owner, home)
+        return renamed if renamed != name or owner == home else f"{name}@{home}"
 
 
 def _touched(group: NodeGroup, graph: Graph) -> dict[str, None]:

@@ -169,6 +169,10 @@ class Session:
             with torch_guard() as torch_use:
                 try:
                     evidence = launch(key)
+                except ToolError as error:
+                    if error.code != "HET-G002":
+                        raise
+                    raise launch_failed(error, position, spec, loaded.graph) from error
                 except (RuntimeError, ValueError) as error:
                     raise InternalError("HET-I001", f"step {position} failed on the {spec.device}: {error}",
                                         where=where) from error

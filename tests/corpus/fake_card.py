@@ -6,9 +6,9 @@ streams is done only when somebody waits for it: a missing wait, event or a free
 
 from __future__ import annotations
 
+import _ctypes
 import ctypes
 import struct
-import _ctypes
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -368,8 +368,8 @@ def code_for(symbol: str, types: tuple[str, ...], target: str = "gfx90a", chip: 
              warps: int = 4) -> CodeObject:
     """A code object that the fake card takes: an ELF header with the chip, and the names of its kernels behind it."""
     names = b"\0" + symbol.encode() + b"\0"
-    header = struct.pack("<16sHHIQQQIHHHHHH", b"\x7fELF\x02\x01\x01", 3, 224, 1, 0, 0, 64 + len(names), chip, 64, 0, 0, 64,
-                         0, 0)
+    header = struct.pack("<16sHHIQQQIHHHHHH", b"\x7fELF\x02\x01\x01", 3, 224, 1, 0, 0, 64 + len(names), chip, 64, 0, 0,
+                         64, 0, 0)
     parameters = tuple(Parameter(f"p{place}", kind) for place, kind in enumerate(types))
     hidden = tuple(Parameter(name, kind) for name, kind in HIDDEN_PARAMETERS)
     threads = warps * (64 if target.startswith("gfx") else 32)

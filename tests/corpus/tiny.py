@@ -17,6 +17,8 @@ OVERRIDES: dict[str, dict[str, int | str]] = {
     "qwen3": {**_COMMON, "num_key_value_heads": 2, "head_dim": 16},
     "gpt_oss": {**_COMMON, "num_key_value_heads": 2, "head_dim": 16, "num_local_experts": 4, "num_experts_per_tok": 2,
                 "sliding_window": 16},
+    "mamba2": {"num_hidden_layers": 2, "hidden_size": 64, "vocab_size": 128, "num_heads": 8, "head_dim": 16,
+               "state_size": 16, "n_groups": 2},
     "mixtral": {**_COMMON, "num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2},
 }
 CONTEXT = 64

@@ -43,6 +43,13 @@ def product(a, b, c, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr):
 
 
 @triton.jit
+def share(x, y, BLOCK: tl.constexpr):
+    at = tl.arange(0, BLOCK)
+    values = tl.load(x + at)
+    tl.store(y + at, values / tl.sum(values, 0))
+
+
+@triton.jit
 def numbers(x, a, b, c, d, e, f):
     tl.store(x, (a + b + c + d).to(tl.float32) + e + f)
 ''',
@@ -90,16 +97,22 @@ def scale(block: int = 256, warps: int = 4, value: float = 1.5, grid: int = 1) -
 
 
 def product(size: int, depth: int, warps: int = 4) -> Launch:
-    """Matrix product of one block; large ones with few warps spill."""
+    """Matrix product of one block."""
     half = Tensor("a", DType.FLOAT16)
     return Launch("good", "product", (("a", half), ("b", half), ("c", Y)), (("M", size), ("N", size), ("K", depth)),
                   (1, 1, 1), warps)
 
 
+def share(block: int) -> Launch:
+    """Each entry's share of the sum. Sixteen warps leave a thread 128 registers: 128 entries or more do not fit."""
+    return Launch("good", "share", (("x", X), ("y", Y)), (("BLOCK", block),), (1, 1, 1), 16)
+
+
 def numbers() -> Launch:
     """An argument of every size."""
     kinds = {"a": (1, "i8"), "b": (2, "i16"), "c": (3, "i64"), "d": (4, "i32"), "e": (0.5, "fp32"), "f": (0.5, "fp64")}
-    return Launch("good", "numbers", (("x", Y), *((name, Scalar(*kind)) for name, kind in kinds.items())), (), (1, 1, 1))
+    scalars = tuple((name, Scalar(*kind)) for name, kind in kinds.items())
+    return Launch("good", "numbers", (("x", Y), *scalars), (), (1, 1, 1))
 
 
 def bad(function: str, module: str = "bad") -> Launch:

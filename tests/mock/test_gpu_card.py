@@ -1,4 +1,4 @@
-"""Programs on a card: IREE's modules and raw launches on one memory. IREE runs on the processor, the card is a stand-in."""
+"""Programs on a card: IREE's modules and raw launches on one memory. IREE runs on the processor; no card."""
 
 from __future__ import annotations
 
@@ -82,9 +82,9 @@ def node(name: str, inputs: tuple[str, ...], output: str) -> Node:
 
 
 def region() -> Graph:
-    """times = x * 3; plus = times + 1 (IREE); again = plus * 2, which is the new contents of the cache; out = cache * 5."""
-    nodes = (node("out/mul", ("cache",), "out"), node("times/mul", ("x",), "times"), node("plus/add", ("times",), "plus"),
-             node("again/mul", ("plus",), "again"))
+    """out = cache * 5; times = x * 3; plus = times + 1 (IREE); again = plus * 2, the new contents of the cache."""
+    nodes = (node("out/mul", ("cache",), "out"), node("times/mul", ("x",), "times"),
+             node("plus/add", ("times",), "plus"), node("again/mul", ("plus",), "again"))
     values = {name: Value(name, KIND, role) for name, role in (
         ("x", Role.INPUT), ("cache", Role.CACHE), ("out", Role.ACTIVATION), ("times", Role.ACTIVATION),
         ("plus", Role.ACTIVATION), ("again", Role.ACTIVATION))}
@@ -284,7 +284,7 @@ def test_damaged_files_are_refused(add_one: bytes) -> None:
     short = replace(program, calls=(replace(first, files=(), code=()),))
     with pytest.raises(UserError, match="Scale has 1 launches and 0 code objects"):
         CardProgram(region(), {**given, "gpu/r0.json": short.to_bytes()}, "gpu/r0.json", card()[1])
-    with pytest.raises(UserError, match="'gpu/add.vmfb' is missing"):
+    with pytest.raises(UserError, match=r"'gpu/add\.vmfb' is missing"):
         CardProgram(region(), {name: data for name, data in given.items() if name != "gpu/add.vmfb"}, "gpu/r0.json",
                     card()[1])
 

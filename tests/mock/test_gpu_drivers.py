@@ -164,7 +164,7 @@ def test_steps_wait_for_events_of_other_streams_only() -> None:
 
 @both
 def test_events_keep_the_order_of_streams(kind: str) -> None:
-    card, driver = opened(kind)
+    _, driver = opened(kind)
     given, out = numpy.full(8, 3, numpy.float32), numpy.zeros(8, numpy.float32)
     x, y = driver.allocate(32), driver.allocate(32)
     order = StepOrder(driver, (("copy", ()), ("compute", (0,)), ("copy", (1,))))
@@ -242,7 +242,8 @@ def test_a_failed_launch_says_which_kernel_and_grid(kind: str) -> None:
 
 
 @both
-@pytest.mark.parametrize(("cards", "ordinal", "said"), [(0, 0, "NO_DEVICE"), (1, 1, "it has 1, number 1 was asked for")])
+@pytest.mark.parametrize(("cards", "ordinal", "said"), [
+    (0, 0, "NO_DEVICE"), (1, 1, "it has 1, number 1 was asked for")])
 def test_no_card(kind: str, cards: int, ordinal: int, said: str) -> None:
     driver, _, chip = DRIVERS[kind]
     with pytest.raises(ToolError, match=said) as caught:
@@ -281,7 +282,8 @@ def test_a_failed_launch_names_step_node_and_module_path() -> None:
     spec = RegionSpec.model_construct(name="r7", device="gpu", nodes=("a/mm", "b/mm"))
     error = launch_failed(ToolError("HET-G002", "hipModuleLaunchKernel failed with X: y", where="scale", fix="look"),
                           12, spec, graph)
-    assert error.code == "HET-R004" and error.what == "step 12 failed on the gpu: hipModuleLaunchKernel failed with X: y"
+    assert error.code == "HET-R004"
+    assert error.what == "step 12 failed on the gpu: hipModuleLaunchKernel failed with X: y"
     assert error.where == "region r7: a/mm ... b/mm in model.layers.3.attn; scale" and error.fix == "look"
 
 
@@ -300,7 +302,8 @@ def declared(header: str, symbol: str) -> list[str]:
     assert found, symbol
     text = re.sub(r"__dparm\([^)]*\)", "", found[1])
     parts = [" ".join(part.split()) for part in text.split(",")]
-    return [re.sub(r"\s*\b(?!int$|char$|unsigned$)\w+$", "", part).replace("const ", "") for part in parts if part != "void"]
+    named = [part.replace("const ", "") for part in parts if part != "void"]
+    return [re.sub(r"\s*\b(?!int$|char$|unsigned$)\w+$", "", part) for part in named]
 
 
 def bits(type_: Any) -> tuple[int, bool]:

@@ -1,4 +1,4 @@
-"""Dense and mixture-of-experts models compiled, run on emulated devices and compared with eager Hugging Face."""
+"""Dense, mixture-of-experts and state-space models compiled, run on emulated devices and compared with eager Hugging Face."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from corpus.checks import HISTORIES, TinyBundles, check_decode, check_greedy, check_prefill, check_routing_is_not_memory
 
-MODELS = ("llama", "qwen3", "gpt_oss", "mixtral")
+MODELS = ("llama", "qwen3", "gpt_oss", "mixtral", "mamba2")
 
 
 @pytest.mark.parametrize("seed", HISTORIES)

@@ -1,4 +1,4 @@
-"""From prices to plans: every node priced, plans add up, and a faster device or link never makes the best plan worse."""
+"""From prices to plans: every node is priced, plans add up, and nothing faster makes the best plan worse."""
 
 from __future__ import annotations
 
@@ -136,10 +136,11 @@ def test_a_plan_on_one_device_is_the_sum_of_its_parts(tagged):
     assert abs(placed.cost.time_s - total_s) <= 1e-12 + 1e-9 * total_s
 
 
-@given(programs(), st.sampled_from(["gpu", "fpga"]))
-@settings(max_examples=60)
-def test_no_cluster_is_saved_twice(tagged, device):
+@given(programs())
+@settings(max_examples=150)
+def test_no_cluster_is_saved_twice(tagged):
     problem = table_of(tagged, devices()).problem
-    involved = [name for tensor in problem.tensors if device in tensor.fusion_saving
-                for name in (tensor.producer, *tensor.consumers)]
-    assert len(involved) == len(set(involved))
+    for device in ("gpu", "fpga"):
+        involved = [name for tensor in problem.tensors if device in tensor.fusion_saving
+                    for name in (tensor.producer, *tensor.consumers)]
+        assert len(involved) == len(set(involved))

@@ -1,4 +1,4 @@
-"""More work never takes less, faster devices never take longer, parts add up, and intervals hold what they are about."""
+"""More work never takes less, faster devices never longer, parts add up, and intervals hold what they are about."""
 
 from __future__ import annotations
 
@@ -170,7 +170,8 @@ def test_curves_that_are_accepted_are_monotone(rows, data):
         time += step
         quantity = base.bandwidth_fraction.model_copy(update=dict.fromkeys(("value", "low", "high"), at / time))
         points.append(SizePoint(at=at, factor=quantity))
-    made = type(base).model_validate({**base.model_dump(), "bandwidth_by_size": [point.model_dump() for point in points]})
+    curve = [point.model_dump() for point in points]
+    made = type(base).model_validate({**base.model_dump(), "bandwidth_by_size": curve})
     one, other = sorted((data.draw(st.integers(1, 10**10)), data.draw(st.integers(1, 10**10))))
     times = [size / factor_at(made.bandwidth_by_size, size, Corner.LIKELY) for size in (one, other)]
     assert times[0] <= times[1] * ALMOST

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import sys
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from hetcc.backends.gpu.kernels.interpreter import interpret
+from hetcc.backends.gpu.kernels.interpreter import interpret, interpret_plan
 from hetcc.backends.gpu.kernels.launches import Launch, LaunchPlan, Scalar, Tensor
 from hetcc.ir import DType
 
@@ -170,6 +171,51 @@ def test_kernels_and_baselines_compute_the_same(scripts: Any) -> None:
             if rival is not None:
                 error = scripts.measure.relative_error(rival(tensors)[case.result], expected)
                 assert error < 3e-2, (case.name, rival)
+
+
+class Clock:
+    """Calls what it is given once; every call takes a microsecond longer than the one before."""
+
+    def __init__(self, measure: Any) -> None:
+        self.measure, self.calls = measure, 0
+
+    def time(self, call: Any) -> Any:
+        call()
+        self.calls += 1
+        return self.measure.summarise([self.calls * 1e-6])
+
+
+def measured(scripts: Any, case: Any) -> dict[str, Any]:
+    ceilings = scripts.measure.Ceilings(**CEILINGS)
+    found: dict[str, Any] = scripts.run.measure_case(
+        case, torch, Clock(scripts.measure), ceilings, "interpreter", False, "cpu")
+    return found
+
+
+def test_a_row_holds_times_error_and_failures(scripts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton", reason="the gpu extra is not installed")
+    monkeypatch.setattr(scripts.launch, "bind", lambda plan, tensors: lambda: interpret_plan(
+        plan, {name: as_array(tensor) for name, tensor in tensors.items()}))
+    case = scripts.cases.latent_gather(1, 60, 20, heads=4, latent=32, rope=16)
+    found = measured(scripts, case)
+    assert [found["times"][name]["median_s"] for name in ("triton", "eager", "sdpa")] == [1e-6, 2e-6, 3e-6]
+    assert 0 < found["error"] < 1e-2
+    assert found["bound_s"] == pytest.approx(found["bytes"] / CEILINGS["copy_bytes_per_s"])
+    assert scripts.table.verdict(found) == "1x best: met"
+
+    def broken(tensors: Any) -> Any:
+        raise NotImplementedError("no such | operator")
+
+    found = measured(scripts, dataclasses.replace(case, fused=broken))
+    assert found["failures"] == {"sdpa": "NotImplementedError: no such / operator"}
+    found = measured(scripts, dataclasses.replace(case, eager=broken))
+    assert found["failure"].startswith("NotImplementedError")
+
+
+def test_kernels_that_write_nothing_are_wrong(scripts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scripts.launch, "bind", lambda plan, tensors: lambda: None)
+    for case in (scripts.cases.dense(70, heads=4, cache_heads=2, size=16), scripts.cases.compaction(4000)):
+        assert scripts.table.verdict(measured(scripts, case)) == "WRONG"
 
 
 def test_inputs_are_the_same_every_time_and_indices_differ(scripts: Any) -> None:

@@ -277,6 +277,8 @@ def test_plans_fill_the_card_and_name_every_argument(target: str) -> None:
         assert len(plan.launches) == 2
         assert np.prod(plan.launches[0].grid) >= 100
         assert_complete(operation, plan)
+    some = GatherAttention(replace(latent, queries=64), 2048).plan("gfx90a")
+    assert some.launches[0].grid == (128, 1, 3)  # 128 programs on 104 units would leave most of them idle for a round
     many = GatherAttention(replace(latent, queries=256), 2048).plan(target)
     assert len(many.launches) == 1
     assert many.scratch == ()

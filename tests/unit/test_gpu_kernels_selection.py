@@ -56,7 +56,7 @@ def awkward(kind: str, rows: int, extent: int, seed: int = 0) -> Array:
         values[:, ::13] = np.nan
         values[:, 5] = -np.float32(np.nan)
     elif kind == "zeros":
-        values = np.where(np.arange(extent) % 2 == 0, np.float32(0.0), np.float32(-0.0)) * np.ones((rows, 1), np.float32)
+        values = np.where(np.arange(extent) % 2 == 0, 0.0, -0.0) * np.ones((rows, 1))
     elif kind == "infinite":
         values[:, ::3], values[:, 1::3] = np.inf, -np.inf
     elif kind == "tiny":
@@ -158,6 +158,8 @@ SCORES = {
     "flat": IndexScores(2, 20, 1, 130, 33, F32, mask=(2, 1), key_batches=1),
     "flat, weighted": IndexScores(1, 17, 1, 64, 16, F16, relu=True, weight=F32, mask=(1, 17)),
     "one query, one head": IndexScores(3, 1, 1, 257, 300, F32, mask=(1, 1), key_batches=1, relu=True, weight=F32),
+    "a mask per batch": IndexScores(2, 1, 4, 70, 16, F32, mask=(2, 1)),
+    "one head, a mask per batch": IndexScores(2, 1, 1, 70, 16, F32, mask=(2, 1), mask_dtype=BF16),
     "one of each": IndexScores(1, 1, 1, 1, 1, F32),
     "bound": IndexScores(2, 1, 1, 67, 128, F16, "bound", scale=2.0),
     "bound, many heads": IndexScores(1, 1, 32, 67, 64, F16, "bound", weight=F32),
@@ -205,7 +207,8 @@ def test_scored_topk_is_topk_of_the_scores(scores: IndexScores) -> None:
     order = reference_topk(expected, 40)
     out = interpret(ScoreTopK(scores, 40), arrays)
     np.testing.assert_array_equal(out["chosen_indices"].reshape(scores.rows, 40), order)
-    np.testing.assert_array_equal(out["chosen_values"].reshape(scores.rows, 40), np.take_along_axis(expected, order, 1))
+    chosen = np.take_along_axis(expected, order, 1)
+    np.testing.assert_array_equal(out["chosen_values"].reshape(scores.rows, 40), chosen)
 
 
 @pytest.mark.slow
@@ -215,7 +218,7 @@ def test_scored_topk_at_production_size() -> None:
     out = interpret(ScoreTopK(scores, 2048), arrays)
     expected = reference_scores(scores, arrays).reshape(1, -1)
     chosen = set(out["chosen_indices"].ravel().tolist())
-    assert len(chosen & set(reference_topk(expected, 2048).ravel().tolist())) >= 2046, "float32 sums swap few at the edge"
+    assert len(chosen & set(reference_topk(expected, 2048).ravel().tolist())) >= 2046
 
 
 @pytest.mark.parametrize("strict", [True, False], ids=["above", "at least"])
@@ -232,7 +235,7 @@ def test_compaction_keeps_index_order(kind: str, strict: bool) -> None:
         assert (out["chosen_indices"][row, kept.size:] == -1).all()
 
 
-@pytest.mark.parametrize(("dtype", "limit"), [(BF16, 0.5), (F16, -0.25), (DType.INT8, 3.0)])
+@pytest.mark.parametrize(("dtype", "limit"), [(BF16, 0.5), (F16, -0.25), (DType.INT8, 3.5)])
 def test_compaction_with_a_constant_threshold(dtype: DType, limit: float) -> None:
     values = (np.random.default_rng(2).standard_normal((1, 50)) * 4).astype(numpy_type(dtype))
     out = interpret(Compact(1, 50, 70, dtype, False, limit, DType.INT32), {"values": values})
@@ -246,12 +249,15 @@ def refusals() -> dict[str, Any]:
     return {
         "k above n": lambda: TopK(1, 10, 11), "k above the limit": lambda: TopK(1, 10_000, 4097),
         "no k": lambda: TopK(1, 10, 0), "too long": lambda: TopK(1, EXTENT_LIMIT + 1, 5),
-        "type of values": lambda: TopK(1, 10, 1, DType.FLOAT64), "type of indices": lambda: TopK(1, 9, 1, F32, True, F32),
+        "type of values": lambda: TopK(1, 10, 1, DType.FLOAT64),
+        "type of indices": lambda: TopK(1, 9, 1, F32, True, F32),
+        "infinite": lambda: Compact(1, 10, 4, DType.INT8, threshold=float("inf")),
         "k above n of scores": lambda: ScoreTopK(scores, 101), "no capacity": lambda: Compact(1, 10, 0),
         "type to compact": lambda: Compact(1, 10, 4, DType.BOOL), "no heads": lambda: IndexScores(1, 1, 0, 10, 8),
         "form": lambda: IndexScores(1, 1, 1, 10, 8, form="cosine"),  # type: ignore[arg-type]
         "type of keys": lambda: IndexScores(1, 1, 1, 10, 8, DType.INT8),
-        "mask": lambda: IndexScores(4, 1, 1, 10, 8, mask=(2, 1)), "keys": lambda: IndexScores(4, 1, 1, 10, 8, key_batches=2),
+        "mask": lambda: IndexScores(4, 1, 1, 10, 8, mask=(2, 1)),
+        "keys": lambda: IndexScores(4, 1, 1, 10, 8, key_batches=2),
         "target": lambda: TopK(1, 10, 1).plan("gfx1100"),
     }
 

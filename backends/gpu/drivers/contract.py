@@ -134,7 +134,7 @@ class ArgumentBlock:
         start = ctypes.addressof(self._cells)
         for place, (parameter, value) in enumerate(zip(visible, arguments, strict=True)):
             raw = bytes_of(parameter, value)
-            self._cells[place * _CELL_BYTES:place * _CELL_BYTES + len(raw)] = raw
+            ctypes.memmove(start + place * _CELL_BYTES, raw, len(raw))
         self.addresses = (ctypes.c_void_p * count)(*(start + place * _CELL_BYTES for place in range(count)))
 
 

@@ -1,4 +1,4 @@
-"""NVIDIA cards through the CUDA driver, ``libcuda.so.1``, whose functions are called as its public header declares them.
+"""NVIDIA cards through the CUDA driver, ``libcuda.so.1``, called as its public header declares the functions.
 
 The card's primary context is used, as IREE's CUDA driver does, so addresses mean the same to both.
 """

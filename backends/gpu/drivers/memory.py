@@ -169,7 +169,7 @@ class CardMemory(GpuMemory):
         return value.address
 
     def on(self, stream: int) -> None:
-        """Puts copies and kernels on another stream from now on. Whoever calls this makes streams wait for each other."""
+        """Puts copies and kernels on another stream from now on; the caller makes streams wait for each other."""
         self.pool.several_streams |= stream != self.stream
         self.stream = stream
 

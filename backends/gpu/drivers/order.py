@@ -34,7 +34,8 @@ class StepOrder:
             if any(earlier >= position for earlier in waits):
                 raise InternalError("HET-I001", f"step {position} waits for step {max(waits)}, which is not before it")
             self._waits.append(tuple(earlier for earlier in waits if self._crosses(earlier, position)))
-        self._events = {earlier: driver.new_event() for earlier in sorted({one for waits in self._waits for one in waits})}
+        awaited = sorted({earlier for waits in self._waits for earlier in waits})
+        self._events = {earlier: driver.new_event() for earlier in awaited}
 
     def _crosses(self, earlier: int, position: int) -> bool:
         return self._stream[earlier] is not None and self._stream[earlier] != self._stream[position]

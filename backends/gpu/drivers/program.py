@@ -1,4 +1,4 @@
-"""A region on a real card: its modules through IREE, its kernels through the driver, in the order of its program file."""
+"""A region on a real card: modules through IREE, kernels through the driver, in the order of its program file."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ class CardProgram(GpuProgram):
         codes = [CodeObject.from_facts(facts, self._file(f"{self._folder}/{file}" if self._folder else file))
                  for facts, file in zip(call.code, call.files, strict=True)]
         if len(codes) != len(call.plan.launches):
-            raise UserError("HET-B003", f"{call.operation} has {len(call.plan.launches)} launches and {len(codes)} code "
-                            "objects", fix="compile the model again")
+            raise UserError("HET-B003", f"{call.operation} has {len(call.plan.launches)} launches and {len(codes)} "
+                            "code objects", fix="compile the model again")
         written = {tensor.name for launch in call.plan.launches for _, tensor in launch.arguments
                    if not isinstance(tensor, Scalar) and tensor.written}
 

@@ -12,6 +12,10 @@ from hetcc.backends.gpu.kernels.operations_scores import checked_target
 
 MAXIMUM_SPLITS = 256
 """More shares than this are not worth their joining."""
+_FEW_SHARES = 4
+"""So many shares of tiles with many rows are better than tiles with few rows, which read the cache more often."""
+_SHARE_PRICE = 0.1
+"""What another share is taken to cost, relative to the time of the kernel: an assumption."""
 _JOINED_ELEMENTS = 4096
 """Elements of partial results that one program of the joining launch holds."""
 
@@ -42,7 +46,7 @@ class Tuning:
     middle: Tile
     """16 bits, 256 elements."""
     wide: Tile
-    """16 bits, 512 elements, where the programs fill the card without splitting."""
+    """16 bits, 512 elements, where the programs fill the card with few shares."""
     wide_masked: Tile
     """The same with a mask, which takes shared memory too."""
     wide_split: Tile
@@ -108,12 +112,21 @@ def cut(target: str, row: tuple[int, int], groups: int, group_rows: int, slots: 
     rows = min(tile.rows, padded(group_rows))
     row_tiles = -(-group_rows // rows)
     if splits is None:
-        wanted = tuning.units * tile.resident
-        programs = groups * row_tiles
-        splits = 1 if 2 * programs > wanted else wanted // programs
+        splits = _splits(groups * row_tiles, tuning.units, tile.resident)
     splits = max(1, min(splits, MAXIMUM_SPLITS, -(-slots // tile.entries)))
     split_slots = -(-slots // (splits * tile.entries)) * tile.entries
     return Cut(tile, rows, row_tiles, -(-slots // split_slots), split_slots)
+
+
+def _splits(programs: int, units: int, resident: int) -> int:
+    """Shares that fill the card; where programs do not share a unit, also those that fill its last round better."""
+    wanted = units * resident
+    if 2 * programs <= wanted:
+        return wanted // programs
+    if resident > 1:
+        return 1
+    rounds = {splits: -(-programs * splits // units) / splits for splits in range(1, _FEW_SHARES + 1)}
+    return min(rounds, key=lambda splits: rounds[splits] * (1 + _SHARE_PRICE * (splits - 1)))
 
 
 def _tile(tuning: Tuning, row: tuple[int, int], groups: int, group_rows: int, masked: bool) -> Tile:
@@ -123,7 +136,7 @@ def _tile(tuning: Tuning, row: tuple[int, int], groups: int, group_rows: int, ma
     if elements <= 256:
         return tuning.narrow if elements <= 128 else tuning.middle
     programs = groups * -(-group_rows // tuning.wide.rows)
-    if 4 * programs < 3 * tuning.units:
+    if _FEW_SHARES * programs < 0.75 * tuning.units:
         return tuning.wide_split
     return tuning.wide_masked if masked else tuning.wide
 

@@ -96,7 +96,7 @@ class _Compilation:
             with tempfile.TemporaryDirectory(prefix="hetcc-triton-") as folder, ThreadPoolExecutor(self.jobs) as pool:
                 batches = _dealt(missing, self.jobs)
                 places = [Path(folder) / str(number) for number in range(len(batches))]
-                for batch in pool.map(lambda pair: self._batch(*pair, launches), zip(batches, places, strict=True)):
+                for batch in pool.map(lambda one, place: self._batch(one, place, launches), batches, places):
                     results.update(batch)
             for digest in missing:
                 result = results[digest] = self._checked(results[digest])

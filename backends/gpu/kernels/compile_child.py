@@ -2,8 +2,8 @@
 
 ``python -m hetcc.backends.gpu.kernels.compile_child REQUEST.json`` compiles what the request lists, one after another.
 For each it writes ``OUT`` (a code object as ``CodeObject.to_bytes`` gives it) or
-``OUT.error`` with the reason why there is none. A kernel that takes too long ends the process with SIGALRM, whatever the
-compiler is doing.
+``OUT.error`` with the reason why there is none. A kernel that takes too long ends the process with SIGALRM, whatever
+the compiler is doing.
 """
 
 from __future__ import annotations

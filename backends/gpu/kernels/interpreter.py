@@ -37,8 +37,10 @@ def numpy_type(dtype: DType) -> np.dtype[Any]:
     if dtype == DType.BFLOAT16:
         import ml_dtypes
 
-        return np.dtype(ml_dtypes.bfloat16)
-    return np.dtype(dtype.value)
+        narrow: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return narrow
+    named: np.dtype[Any] = np.dtype(dtype.value)
+    return named
 
 
 def interpret(operation: KernelOperation, arrays: Mapping[str, Array]) -> dict[str, Array]:
@@ -54,7 +56,7 @@ def interpret(operation: KernelOperation, arrays: Mapping[str, Array]) -> dict[s
 
 
 def interpret_plan(plan: LaunchPlan, arrays: Mapping[str, Array]) -> None:
-    """Runs the launches of a plan for the target ``interpreter`` on dense arrays, which it writes where a launch does."""
+    """Runs the launches of a plan for the target ``interpreter``, in place, on dense arrays by role."""
     # Scratch is arbitrary at the start; a pattern shows who counts on zeros.
     scratch = {name: np.full(kind.elements * kind.dtype.size_bytes, 0xA5, np.uint8).view(numpy_type(kind.dtype))
                for name, kind in plan.scratch}
@@ -118,8 +120,8 @@ class _Pointer:
         return 0
 
     def size(self) -> tuple[int, ...]:
-        """Shape."""
-        return self.array.shape
+        """Not used by the interpreter."""
+        return ()
 
     def stride(self) -> tuple[int, ...]:
         """Not used by the interpreter."""

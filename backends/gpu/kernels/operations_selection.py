@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
-from hetcc.backends.gpu.kernels.launches import Launch, LaunchPlan, Tensor
+from hetcc.backends.gpu.kernels.launches import Launch, LaunchPlan, Scalar, Tensor
 from hetcc.backends.gpu.kernels.operations_scores import (
     EXTENT_LIMIT,
     INTERPRETER,
@@ -141,7 +142,8 @@ class TopK:
         if self.extent <= _WHOLE_ROW_EXTENT:
             return LaunchPlan((self._sort(target, whole_row=True),))
         if split.parts == 1:
-            return LaunchPlan((self._select_row(target, split), self._sorting(target)), self._buffers("selected", split))
+            launches = (self._select_row(target, split), self._sorting(target))
+            return LaunchPlan(launches, self._buffers("selected", split))
         passes = tuple(self._count(split, number) for number in range(self.order.passes))
         return LaunchPlan((self._clear(), *passes, self._compact(split), self._sorting(target)),
                           self._buffers("selected counts state tails above", split))
@@ -251,6 +253,7 @@ class Compact:
         require(max(self.extent, self.capacity) <= EXTENT_LIMIT,
                 f"a compaction of {self.extent} entries into {self.capacity}; the limit is {EXTENT_LIMIT}")
         require(self.dtype in _BITS_AND_INFINITY, f"a compaction of {self.dtype.value}")
+        require(self.dtype.is_floating or math.isfinite(self.threshold or 0.0), "an infinite threshold of integers")
         require(self.index_dtype in (DType.INT32, DType.INT64), f"indices of type {self.index_dtype.value}")
 
     @property
@@ -287,8 +290,10 @@ class Compact:
         return LaunchPlan((counting, storing), (("counts", TensorType((self.rows, split.parts), DType.INT32)),))
 
     def _limit(self) -> float | int:
-        limit = self.threshold or 0.0
-        return limit if self.dtype.is_floating else int(limit)
+        limit = float(self.threshold or 0.0)
+        if self.dtype.is_floating:
+            return limit
+        return math.floor(limit) if self.strict else math.ceil(limit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,8 +345,11 @@ class ScoreTopK:
 
 def _with_scores(launch: Launch) -> Launch:
     """The launch on scratch: what a selection calls ``values`` are the ``scores``."""
-    arguments = []
-    for parameter, passed in launch.arguments:
-        is_values = isinstance(passed, Tensor) and passed.name == "values"
-        arguments.append((parameter, replace(passed, name="scores") if is_values else passed))
-    return replace(launch, arguments=tuple(arguments))
+    return replace(launch, arguments=tuple((parameter, _scores_for_values(passed))
+                                           for parameter, passed in launch.arguments))
+
+
+def _scores_for_values(passed: Tensor | Scalar) -> Tensor | Scalar:
+    if isinstance(passed, Tensor) and passed.name == "values":
+        return replace(passed, name="scores")
+    return passed

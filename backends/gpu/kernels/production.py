@@ -72,7 +72,8 @@ def _attention() -> Iterator[tuple[str, KernelOperation]]:
             named = f"{dtype.value}, {queries} queries"
             yield f"latent gather attention, {named}", GatherAttention(latent, 2048)
             yield f"grouped gather attention, {named}", GatherAttention(grouped, 2048)
-            yield f"block-sparse attention, {named}", BlockSparseAttention(grouped, 64, 32, query_block=min(queries, 16))
+            block = BlockSparseAttention(grouped, 64, 32, query_block=min(queries, 16))
+            yield f"block-sparse attention, {named}", block
         decode = AttentionSizes(8, 32, 8, 1, LONG, 128, 128, dtype)
         yield f"decode attention, {dtype.value}", DecodeAttention(decode, AttentionOptions(lengths=DType.INT64))
     single = AttentionSizes(1, 32, 8, 1, LONG, 128, 128, _FP32)
