@@ -52,6 +52,8 @@ class CompileOptions:
     """Set of links between the devices, by name."""
     choice: PlacementChoice = field(default_factory=PlacementChoice)
     ignore_capacity: bool = False
+    robustness_samples: int = 0
+    """Draws of all uncertain numbers to see how sure the placement is; 0: none. Not for forced placements."""
     emit: str = "auto"
     """``auto`` generates code when weights are bound; ``always`` and ``never`` say so themselves."""
     emission: EmissionOptions = field(default_factory=EmissionOptions)

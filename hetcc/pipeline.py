@@ -22,6 +22,7 @@ from hetcc.options import CompileOptions, PlacementChoice
 from hetcc.passes.estimate import HOST, DeviceSet
 from hetcc.passes.phase import PlannedPhase
 from hetcc.passes.place import load_placer
+from hetcc.passes.robustness import robustness
 from hetcc.plan.bundle import PLAN_FILE, check_writable, write_bundle
 from hetcc.plan.plan import (
     CacheSpec,
@@ -31,6 +32,7 @@ from hetcc.plan.plan import (
     Plan,
     Prediction,
     RegionSpec,
+    RobustnessSpec,
     TensorSpec,
     plan_to_bytes,
 )
@@ -196,10 +198,11 @@ def build_plan(captured: CapturedModel, phases: tuple[PlannedPhase, ...], option
                                  capacity_bytes=0 if name == HOST else profile.capacity_bytes,
                                  idle_w=profile.power.idle_w.value)
                       for name, profile in devices.profiles.items()),
-        phases=tuple(_phase_plan(phase, options, made) for phase in phases))
+        phases=tuple(_phase_plan(phase, options, made, devices) for phase in phases))
 
 
-def _phase_plan(phase: PlannedPhase, options: CompileOptions, made: emission.Emission) -> PhasePlan:
+def _phase_plan(phase: PlannedPhase, options: CompileOptions, made: emission.Emission,
+                devices: DeviceSet) -> PhasePlan:
     graph = phase.graph
 
     def spec(name: str) -> TensorSpec:
@@ -210,7 +213,8 @@ def _phase_plan(phase: PlannedPhase, options: CompileOptions, made: emission.Emi
         baseline=options.baseline, latency_s=phase.placement.cost.time_s, energy_j=phase.placement.cost.energy_j,
         gpu_only_latency_s=phase.gpu_only.cost.time_s, gpu_only_energy_j=phase.gpu_only.cost.energy_j)
     partition = PartitionSpec(partitioner=phase.placement.partitioner, objective=phase.placement.objective,
-                              lower_bound=phase.placement.lower_bound, gap=phase.placement.gap)
+                              lower_bound=phase.placement.lower_bound, gap=phase.placement.gap,
+                              robustness=_robustness(phase, options, devices))
     first = graph.type_of(graph.inputs[0]).shape if graph.inputs else (1, 1)
     return PhasePlan(
         phase=phase.name, batch=phase.request.batch, tokens=first[1] if len(first) > 1 else 1,
@@ -219,6 +223,15 @@ def _phase_plan(phase: PlannedPhase, options: CompileOptions, made: emission.Emi
         caches=tuple(CacheSpec(name=name, shape=graph.type_of(name).shape, dtype=graph.type_of(name).dtype.value,
                                device=phase.cache_device[name], policy="single") for name in graph.caches),
         memory_bytes=phase.memory_bytes, prediction=prediction, partition=partition)
+
+
+def _robustness(phase: PlannedPhase, options: CompileOptions, devices: DeviceSet) -> RobustnessSpec | None:
+    """How sure the placement is, when asked; a placement somebody forced is not a decision of the prices."""
+    choice = options.choice
+    if not options.robustness_samples or choice.forced or choice.file is not None:
+        return None
+    found = robustness(phase.table, phase.placement, devices, options.robustness_samples)
+    return RobustnessSpec(**asdict(found))
 
 
 def _region_specs(phase: PlannedPhase, made: emission.Emission) -> tuple[RegionSpec, ...]:

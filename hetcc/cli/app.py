@@ -28,8 +28,8 @@ from hetcc.cli.output import print_json
 from hetcc.errors import ExitCode, HetccError, InternalError, UserError
 
 INTERRUPTED = 130
-COMMANDS = (compile_command, run_commands, explain_command, predict_command, simulate_command, export_command, machine_commands,
-            demo_command)
+COMMANDS = (compile_command, run_commands, explain_command, predict_command, simulate_command, export_command,
+            machine_commands, demo_command)
 _EXAMPLES = """[bold]Begin with[/bold]
 
 hetcc demo

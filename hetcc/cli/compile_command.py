@@ -56,6 +56,10 @@ EnergyWeight = Annotated[float, typer.Option(
     "--energy-weight", help="Weight of joules in the objective.", rich_help_panel=_PRICES)]
 IgnoreCapacity = Annotated[bool, typer.Option(
     "--ignore-capacity", help="Plan even if it does not fit the memories.", rich_help_panel=_PRICES)]
+Draws = Annotated[int, typer.Option(
+    "--robustness", metavar="DRAWS", min=0,
+    help="Draw all uncertain numbers this often to see how sure the placement is; 64 is enough.",
+    rich_help_panel=_PLACING)]
 Partitioner = Annotated[str, typer.Option(
     "--partitioner", metavar="NAME|module:Class|path.py:Class", help="Who places.", rich_help_panel=_PLACING)]
 Places = Annotated[list[str] | None, typer.Option(
@@ -92,7 +96,7 @@ def compile_(  # the signature is the command's interface: one line per option
     gpu: Gpu = "mi210", fpga: Fpga = "u55c", baseline: Baseline = "tuned", link: Link = "published",
     time_weight: TimeWeight = 1.0, energy_weight: EnergyWeight = 0.0, ignore_capacity: IgnoreCapacity = False,
     partitioner: Partitioner = "optimal", place: Places = None, placement: PlacementFile = None,
-    emit: Emit = "auto", target: Targets = None, no_verilog: NoVerilog = False,
+    draws: Draws = 0, emit: Emit = "auto", target: Targets = None, no_verilog: NoVerilog = False,
     on_unsupported: OnUnsupported = "warn", output: Output = None, force: Force = False, as_json: AsJson = False,
 ) -> None:
     """Plan a model, and generate its code when there are weights; writes one bundle."""
@@ -100,7 +104,8 @@ def compile_(  # the signature is the command's interface: one line per option
                              tuple(key_value(word, "--set", "KEY=VALUE") for word in settings or ()), weights)
     forced = tuple(key_value(word, "--place", "PATTERN=DEVICE", last=True) for word in place or ())
     options = CompileOptions(
-        request, gpu, fpga, baseline=baseline, links=link, ignore_capacity=ignore_capacity, emit=emit,
+        request, gpu, fpga, baseline=baseline, links=link, ignore_capacity=ignore_capacity,
+        robustness_samples=draws, emit=emit,
         choice=PlacementChoice(partitioner, forced, placement, Objective(time_weight, energy_weight)),
         emission=EmissionOptions(tuple(target or EmissionOptions().targets), not no_verilog, on_unsupported))
     _compile(options, output or default_output(request), force=force, as_json=as_json)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -27,7 +27,7 @@ hetcc predict deepseek_v32 --dtype bfloat16 --context 131072
 
 hetcc predict llama --batch 1,8 --context 4096,32768 --baseline as-published
 
-hetcc predict workload:flat-inner-product --set entries=1000000
+hetcc predict workload:flat-inner-product --context 1000000
 
 hetcc predict --list"""
 ModelName = Annotated[str, typer.Argument(
@@ -48,7 +48,7 @@ def predict(  # the signature is the command's interface: one line per option
     model: ModelName = "", phase: Annotated[Phase | None, typer.Option("--phase", help="Default: decode.")] = None,
     batch: Batches = "1", context: Contexts = "1024", prompt: shared.Prompt = 0, dtype: shared.ElementType = "float32",
     settings: shared.Settings = None, gpu: shared.Gpu = "mi210", fpga: shared.Fpga = "u55c",
-    baseline: shared.Baseline = "tuned", time_weight: shared.TimeWeight = 1.0,
+    baseline: shared.Baseline = "tuned", link: shared.Link = "published", time_weight: shared.TimeWeight = 1.0,
     energy_weight: shared.EnergyWeight = 0.0, partitioner: shared.Partitioner = "optimal",
     place: shared.Places = None, samples: Samples = -1, listed: Listed = False, as_json: shared.AsJson = False,
 ) -> None:
@@ -61,13 +61,13 @@ def predict(  # the signature is the command's interface: one line per option
     batches, contexts = _numbers(batch, "--batch"), _numbers(context, "--context")
     pairs = tuple(shared.key_value(word, "--set", "KEY=VALUE") for word in settings or ())
     forced = tuple(shared.key_value(word, "--place", "PATTERN=DEVICE", last=True) for word in place or ())
-    request = CaptureRequest(model, (phase,) if phase else (), batches[0], contexts[0], min(prompt, min(contexts)),
+    request = CaptureRequest(model, (phase,) if phase else (), batches[0], contexts[0], min(prompt, *contexts),
                              DType(dtype), pairs)
-    options = CompileOptions(request, gpu, fpga, baseline=baseline, choice=PlacementChoice(
+    options = CompileOptions(request, gpu, fpga, baseline=baseline, links=link, choice=PlacementChoice(
         partitioner, forced, None, Objective(time_weight, energy_weight)))
     found = _predict(options, batches, contexts, samples)
     if as_json:
-        print_json({"kind": "predicted", "model": model, "gpu": gpu, "fpga": fpga, "baseline": baseline,
+        print_json({"kind": "predicted", "model": model, "gpu": gpu, "fpga": fpga, "baseline": baseline, "link": link,
                     "dtype": dtype, "predictions": [one.to_json() for one in found]})
     else:
         print_result(prediction_text(found[0], options) if len(found) == 1 else table_text(found, options))
@@ -117,6 +117,7 @@ def _list_workloads(as_json: bool) -> None:
 
 def prediction_text(found: Prediction, options: CompileOptions) -> str:
     """One size: every figure with its range, where the stages are, how sure the placement is."""
+    from hetcc.report.explanation_text import robustness_lines
     from hetcc.report.tables import label_lines
 
     moved = f", {format_bytes(found.link_bytes)} over the link" if found.link_bytes else ""
@@ -127,19 +128,15 @@ def prediction_text(found: Prediction, options: CompileOptions) -> str:
         ("step", _ranged(found.latency_s, format_time)),
         ("the GPU alone", _ranged(found.gpu_only_latency_s, format_time)),
         ("speed-up", _ranged(found.speedup, _times)),
-        ("of memory processing", f"{_ranged(found.memory_speedup, _times)}; it takes "
-                                 f"{_ranged(found.memory_share, _percent)} of the GPU's time"),
+        ("of memory processing", (f"{_ranged(found.memory_speedup, _times)}; it takes "
+                                  f"{_ranged(found.memory_share, _percent)} of the GPU's time")),
         ("energy", _ranged(found.energy_j, format_energy)),
         ("energy, GPU over plan", _ranged(found.energy_ratio, _times)),
         ("placement", stages + moved),
         ("memory", "fits" if found.fits else "DOES NOT FIT"),
     ]
-    sure = found.robustness
-    if sure is not None:
-        pairs.append(("robustness", f"stays the best in {sure.stays_optimal:.0%} [{sure.low:.0%}, {sure.high:.0%}] of "
-                                    f"{sure.samples} draws of {sure.parameters} uncertain numbers"))
-        pairs += [("flips alone at" if share < 1 else "flips alone at", f"{'one end' if share < 1 else 'both ends'} of "
-                                                                        f"{name}") for name, share in sure.flips[:5]]
+    if found.robustness is not None:
+        pairs += robustness_lines(asdict(found.robustness))
     return f"{found.phase}, batch {found.batch}, context {found.context}, predicted\n" + label_lines(pairs)
 
 
@@ -160,7 +157,8 @@ def table_text(found: Sequence[Prediction], options: CompileOptions) -> str:
 
 
 def _where(one: Prediction) -> str:
-    return ", ".join(f"{stage} {shares['fpga']:.0%}" for stage, shares in one.stages.items() if shares.get("fpga")) or "-"
+    found = [f"{stage} {shares['fpga']:.0%}" for stage, shares in one.stages.items() if shares.get("fpga")]
+    return ", ".join(found) or "-"
 
 
 def _ranged(figure: Figure, spell: Any) -> str:

@@ -77,17 +77,18 @@ def simulation_text(simulation: Simulation, width: int) -> str:
 
     document = simulation.to_json()
     energy = document["energy_j"]
-    pairs: list[tuple[str, str]] = [("one request", format_time(document["latency_s"]))]
+    pairs: list[tuple[str, str]] = [("first request" if simulation.options.requests > 1 else "one request",
+                                    format_time(document["latency_s"]))]
     if simulation.options.requests > 1:
-        pairs += [("all requests", f"{simulation.options.requests} in {format_time(document['makespan_s'])}, mean "
-                                   f"latency {format_time(document['mean_latency_s'])}"),
+        pairs += [("all requests", (f"{simulation.options.requests} in {format_time(document['makespan_s'])}, mean "
+                                    f"latency {format_time(document['mean_latency_s'])}")),
                   ("throughput", f"{document['throughput_sequences_per_s']:.4g} sequence steps/s")]
     idle = ", ".join(f"{device} {format_energy(joules)}" for device, joules in energy["idle"].items())
     pairs += [
-        ("bounds", f"longest chain of waits {format_time(document['critical_path_s'])}, nothing overlapped "
-                   f"{format_time(document['serial_s'])}"),
-        ("energy", f"{format_energy(energy['per_request'])} per request: {format_energy(energy['dynamic'])} dynamic in "
-                   f"all, at rest {idle}"),
+        ("bounds", (f"longest chain of waits {format_time(document['critical_path_s'])}, nothing overlapped "
+                    f"{format_time(document['serial_s'])}")),
+        ("energy", (f"{format_energy(energy['per_request'])} per request: {format_energy(energy['dynamic'])} dynamic "
+                    f"in all, at rest {idle}")),
         ("time goes to", _shares(document["bottleneck"])),
     ]
     head = f"{simulation.phase}, simulated ({simulation.options.launch} launches)"

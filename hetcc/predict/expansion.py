@@ -33,7 +33,8 @@ class Expansion:
     def __init__(self, problem: PlacementProblem, container: str, layer_of: Sequence[int]) -> None:
         self.container = container
         self.layer_of = tuple(layer_of)
-        self.short_layer: Mapping[str, int | None] = {cluster.name: self.position_of(cluster.layer) for cluster in problem.clusters}
+        self.short_layer: Mapping[str, int | None] = {
+            cluster.name: self.position_of(cluster.layer) for cluster in problem.clusters}
         """Layer of the short model by its cluster."""
         self.clusters = self._expand_clusters(problem)
         self.tensors = self._expand_tensors(problem)

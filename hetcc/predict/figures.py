@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from hetcc import planning
 from hetcc.capture.short import ShortCapture
 from hetcc.ir import Stage
 from hetcc.options import CompileOptions, PlacementChoice
-from hetcc.passes.estimate import HOST, CostTable, DeviceSet
+from hetcc.passes.estimate import CostTable, DeviceSet
 from hetcc.passes.place import finish, load_placer
 from hetcc.passes.place.score import bytes_moved, memory_use
 from hetcc.passes.robustness import Robustness, robustness
@@ -90,6 +91,18 @@ def predict_sizes(options: CompileOptions, devices: DeviceSet, batches: Sequence
     """
     sizes = Sizes(ShortCapture(options.request, progress))
     sizes.cover(batches, contexts)
+    # What capturing left in memory does not become garbage any more; looking through it costs more than the prices.
+    gc.collect()
+    gc.freeze()
+    try:
+        return _predict_all(sizes, options, devices, (batches, contexts), samples, progress)
+    finally:
+        gc.unfreeze()
+
+
+def _predict_all(sizes: Sizes, options: CompileOptions, devices: DeviceSet, ranges: tuple[Sequence[int], Sequence[int]],
+                 samples: int, progress: Callable[[str], None]) -> list[Prediction]:
+    batches, contexts = ranges
     whole: dict[tuple[str, ...], WholeModel] = {}
     found = []
     for batch in batches:
@@ -155,4 +168,4 @@ def _stages(table: CostTable, placement: Placement) -> dict[str, dict[str, float
             for stage in order if stage in counts}
 
 
-__all__ = ["HOST", "Prediction", "predict_sizes"]
+__all__ = ["Prediction", "predict_sizes"]

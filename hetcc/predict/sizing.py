@@ -39,8 +39,8 @@ class Sizes:
     """The model at every pair of a batch and a context.
 
     Three captures at the ends and in the middle give a template (``template``). Where they disagree in structure, or a
-    number follows no simple form, the range is halved; where nothing is left to halve, each size is captured. A batch of
-    one, which tracing treats specially, is set apart: one capture of it is enough when all its numbers occur in the
+    number follows no simple form, the range is halved; where nothing is left to halve, each size is captured. A batch
+    of one, which tracing treats specially, is set apart: one capture of it is enough when all its numbers occur in the
     template of the larger batches, and no two of those agree there.
     """
 

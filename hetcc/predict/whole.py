@@ -1,7 +1,7 @@
 """The priced placement problem of a whole model from the graph of its short one.
 
-What a cluster does follows from its own layer. Two things follow from the whole: how long ago a value was touched, which
-is counted over all layers in order, and which indices fit on chip, which is given out over all layers in order.
+What a cluster does follows from its own layer. Two things follow from the whole: how long ago a value was touched,
+which is counted over all layers in order, and which indices fit on chip, given out over all layers in order.
 """
 
 from __future__ import annotations
@@ -137,10 +137,8 @@ class WholeModel:
         if owner is None or not layer_of:
             return name
         last = len(layer_of) - 1
-        if layer is None:
-            home = last if owner == layer_of[last] else owner
-        else:
-            home = layer + owner - layer_of[layer]
+        outside = last if owner == layer_of[last] else owner
+        home = outside if layer is None else layer + owner - layer_of[layer]
         renamed = self.expansion.renamed(name, owner, home)
         return renamed if renamed != name or owner == home else f"{name}@{home}"
 

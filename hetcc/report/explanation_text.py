@@ -11,6 +11,7 @@ from hetcc.units import format_bytes, format_count, format_energy, format_time
 _NODES_SHOWN = 12
 _HOST_SHOWN = 12
 _REWRITES_SHOWN = 6
+_FLIPS_SHOWN = 4
 
 
 def overview_text(answer: Mapping[str, Any]) -> str:
@@ -30,7 +31,18 @@ def _headline(answer: Mapping[str, Any]) -> str:
                            f"{format_energy(prediction['gpu_only_energy_j'])}")),
         ("placement", (f"{partition['partitioner']}: objective {partition['objective']:.6g}, lower bound "
                        f"{partition['lower_bound']:.6g}, gap {100 * partition['gap']:.3g} %")),
+        *robustness_lines(partition.get("robustness")),
     ])
+
+
+def robustness_lines(sure: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """How sure the placement is, and the numbers that change it alone; nothing when it was not asked."""
+    if sure is None:
+        return []
+    share = (f"{sure['stays_optimal']:.0%} [{sure['low']:.0%}, {sure['high']:.0%}] of {sure['samples']} draws of "
+             f"{sure['parameters']} uncertain numbers keep this placement")
+    flips = [f"{name} ({'one end' if part < 1 else 'both ends'} of its range)" for name, part in sure["flips"]]
+    return [("robustness", share), *([("flips alone", ", ".join(flips[:_FLIPS_SHOWN]))] if flips else [])]
 
 
 def _stage_table(answer: Mapping[str, Any]) -> str:

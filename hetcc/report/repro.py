@@ -68,6 +68,8 @@ def compile_command(options: CompileOptions) -> list[str]:
     words += ["--on-unsupported", options.emission.on_unsupported]
     if not options.emission.verilog:
         words += ["--no-verilog"]
+    if options.robustness_samples:
+        words += ["--robustness", str(options.robustness_samples)]
     if options.ignore_capacity:
         words += ["--ignore-capacity"]
     return words

@@ -11,10 +11,12 @@ from typing import Any
 import numpy
 import pytest
 
+from hetcc.backends.gpu.drivers.contract import bytes_of
 from hetcc.backends.gpu.drivers.cuda import CUDA, CudaDriver
 from hetcc.backends.gpu.drivers.hip import HIP, HipDriver
 from hetcc.backends.gpu.drivers.library import Interface, LibraryDriver, is_installed, open_library
 from hetcc.backends.gpu.drivers.order import StepOrder
+from hetcc.backends.gpu.kernels.code_object import Parameter
 from hetcc.errors import InternalError, ToolError, UserError
 from hetcc.ir import Graph, Node, OperatorClass, Provenance, SourceOperator
 from hetcc.plan.plan import RegionSpec
@@ -66,6 +68,17 @@ def test_arguments_are_packed_byte_for_byte(kind: str) -> None:
     assert card.launched[0].raw == expected
     driver.synchronize()
     assert seen == [(*values[:4], 1.0, *values[5:], 0, 0)]  # 1.00390625 lies between two bfloat16s: ties to even
+
+
+def test_bfloat16_is_rounded_to_nearest_even() -> None:
+    import ml_dtypes
+
+    random = numpy.random.default_rng(3)
+    values = [1.00390625, 1.01171875, -1.01171875, 0.0, -0.0, 3.4e38, float("inf"), float("nan"), 1e-40,
+              *random.standard_normal(200).astype(numpy.float32).tolist()]
+    for value in values:
+        wanted = numpy.array(value, numpy.float32).astype(ml_dtypes.bfloat16)
+        assert bytes_of(Parameter("x", "bf16"), value) == wanted.tobytes(), value
 
 
 @both

@@ -23,9 +23,12 @@ def test_prefill_agrees_with_eager(tiny_bundles: TinyBundles, model: str, seed: 
     check_prefill(tiny_bundles.get(model), seed, 0)
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", [model for model in MODELS if model != "mamba2"])
 def test_greedy_tokens_equal_hugging_face(tiny_bundles: TinyBundles, model: str) -> None:
-    """Prefill and decode share their caches."""
+    """Prefill and decode share their caches.
+
+    Not for mamba2: in transformers itself a whole prompt and the same tokens one by one give different logits.
+    """
     check_greedy(tiny_bundles.get(model))
 
 

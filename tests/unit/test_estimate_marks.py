@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from hetcc.backends.contract import Supported
 from hetcc.cost_model.device import load_device
 from hetcc.cost_model.fpga import on_chip_budget
 from hetcc.cost_model.price import Bound
+from hetcc.cost_model.work import works_of
+from hetcc.ir import Stage
 from hetcc.options import CompileOptions
 from hetcc.passes.clusters import form_clusters
-from hetcc.passes.estimate import HOST, DeviceSet, count_work, estimate
+from hetcc.passes.estimate import HOST, DeviceSet, _keep_indices, count_work, estimate
 from hetcc.passes.normalize import Simplify
 from hetcc.passes.tag import TagMemoryPipeline
 from hetcc.pipeline import device_set
@@ -75,6 +79,16 @@ def test_an_index_goes_to_block_ram_first_then_to_ultra_ram_and_the_rest_stays_i
     assert kept_bytes(bram // 64 + 1000) == (bram, (bram // 64 + 1000) * 64 - bram)
     assert kept_bytes(1 << 20) == (bram, uram)
     assert kept_bytes(1024, baseline="tuned") == (0, 0), "hardware that reads memory anew keeps nothing"
+
+
+def test_layers_share_one_budget():
+    tagged, clustering = prepared(sparse_selection, context=32, width=16)
+    first = next(group for group in clustering.groups if group.stage is Stage.RELEVANCY)
+    second = replace(first, name="second")
+    counted = dict.fromkeys((first.name, "second"), works_of(first.nodes, tagged.graph))
+    _keep_indices(tagged.graph, [first, second], counted, (3000, 700))
+    kept = [max(work.resident for work, _, _ in counted[name]) for name in (first.name, "second")]
+    assert kept == [(2048, 0), (952, 700)], "32 keys of 64 bytes each"
 
 
 def test_links_are_named_in_the_table():

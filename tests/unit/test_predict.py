@@ -127,7 +127,8 @@ def test_figures_move_devices_together() -> None:
 
 def test_wilson_interval() -> None:
     assert wilson(64, 64) == (pytest.approx(0.9434, abs=1e-4), 1.0)
-    assert wilson(0, 10)[0] == 0.0 and wilson(5, 10) == (pytest.approx(0.2366, abs=1e-3), pytest.approx(0.7634, abs=1e-3))
+    assert wilson(0, 10)[0] == 0.0
+    assert wilson(5, 10) == (pytest.approx(0.2366, abs=1e-3), pytest.approx(0.7634, abs=1e-3))
 
 
 def test_numbers_of_a_profile_are_moved_by_path() -> None:

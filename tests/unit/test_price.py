@@ -18,7 +18,7 @@ from hetcc.cost_model.device import (
     load_device,
     schema_text,
 )
-from hetcc.cost_model.price import FREE, Bound, price, region_launch
+from hetcc.cost_model.price import FREE, Bound, parts_of, price, region_launch
 from hetcc.cost_model.quantity import Corner, Provenance, Quantity, worst
 from hetcc.cost_model.transfer import (
     LINKS_FILE,
@@ -198,6 +198,7 @@ def test_no_work_is_free_everywhere():
     for name in list_devices():
         device = load_device(name)
         assert price([], device) == FREE
+        assert parts_of([], device, device.baseline(), Corner.LIKELY).time_s == 0.0
         assert price([(Work(), OperatorClass.VIEW, F32)], device) == FREE
 
 

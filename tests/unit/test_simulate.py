@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from dataclasses import replace
@@ -118,7 +119,7 @@ def test_trace_is_a_trace_event_document() -> None:
         assert event["tid"] in names and event["dur"] > 0 and event["ts"] >= 0 and event["pid"] == 1
     for tid in names:
         own = sorted((event["ts"], event["ts"] + event["dur"]) for event in spans if event["tid"] == tid)
-        assert all(first[1] <= second[0] + 1e-6 for first, second in zip(own, own[1:], strict=False))
+        assert all(first[1] <= second[0] + 1e-6 for first, second in itertools.pairwise(own))
     assert trace_text(simulation) == trace_text(simulate_phase(plan_of(5), "decode", SimulationOptions(
         requests=3, gpu_streams=2)))
 

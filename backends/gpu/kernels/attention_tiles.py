@@ -134,7 +134,9 @@ def _tile(tuning: Tuning, row: tuple[int, int], groups: int, group_rows: int, ma
     if element_bytes > 2:
         return tuning.single if elements <= 128 else tuning.single_wide
     if elements <= 256:
-        return tuning.narrow if elements <= 128 else tuning.middle
+        # A mask over many rows brings the narrow tile close to all registers of gfx90a.
+        crowded = elements > 128 or (masked and group_rows > 16)
+        return tuning.middle if crowded else tuning.narrow
     programs = groups * -(-group_rows // tuning.wide.rows)
     if _FEW_SHARES * programs < 0.75 * tuning.units:
         return tuning.wide_split
