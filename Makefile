@@ -31,7 +31,7 @@ test: $(STAMP)  ## Run the default tests (no accelerator, no slow ones)
 test-slow: $(STAMP)  ## Run the slow tests too
 	@$(BIN)/python -m pytest -m 'not device' $(PYTEST_ARGS)
 
-check: $(STAMP)  ## Lint, strict types, architecture rules, documentation
+check: $(STAMP)  ## Lint, strict types, architecture rules, documentation, spilled registers
 	@echo '[ruff]'
 	@$(BIN)/python -m ruff check .
 	@echo '[mypy --strict]'
@@ -39,6 +39,8 @@ check: $(STAMP)  ## Lint, strict types, architecture rules, documentation
 	@echo '[architecture and documentation]'
 	@$(BIN)/python -m pytest -q tests/unit/test_architecture.py tests/unit/test_error_docs.py \
 	    tests/unit/test_docs_links.py
+	@echo '[registers of the GPU kernels]'
+	@$(BIN)/python .ci/check_spills.py
 
 golden: $(STAMP)  ## Rewrite the golden files; read the diff before you commit it
 	@$(BIN)/python -m pytest tests/golden --update-golden $(PYTEST_ARGS)

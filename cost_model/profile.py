@@ -194,6 +194,7 @@ class Device(Record):
     name: str
     title: str
     kind: DeviceKind
+    code_target: str = Field(default="", description="GPU target whose code it runs; empty: none is generated")
     default_baseline: str
     compute_units: Quantity | None = Field(default=None, description="what tiles are spread over; absent: one")
     memory: Memory

@@ -20,6 +20,7 @@ from hetcc.stopwatch import silent
 
 if TYPE_CHECKING:
     from hetcc.pipeline import CompileOptions
+    from hetcc.runtime.engines import Engines
     from hetcc.runtime.session import Session
     from hetcc.runtime.trace import RunTrace
     from hetcc.runtime.verify import Verification
@@ -34,12 +35,14 @@ class Bundle:
         UserError: HET-B002, not a bundle; HET-B003, damaged.
     """
 
-    def __init__(self, folder: Path, summary: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, folder: Path, summary: Mapping[str, Any] | None = None, engines: Engines | None = None) -> None:
         self.files = BundleFiles(folder)
         self.folder = self.files.folder
         self.plan: Plan = plan_from_bytes(self.files.read(PLAN_FILE), str(self.folder))
         self.summary: Mapping[str, Any] = summary or {}
         """The numbers of the compile, when this object came from one."""
+        self.engines = engines
+        """What runs it; by default what is emulated on this machine."""
 
     @property
     def phases(self) -> tuple[str, ...]:
@@ -72,7 +75,7 @@ class Bundle:
         """The loaded programs; made at first use and kept, caches included."""
         from hetcc.runtime.session import Session
 
-        return Session(self.files, self.plan)
+        return Session(self.files, self.plan, engines=self.engines)
 
     def run(self, phase: str, inputs: Mapping[str, numpy.ndarray]) -> RunTrace:
         """One step of a phase on the emulated devices; caches carry over to the next step."""
@@ -137,10 +140,14 @@ def compile(options: CompileOptions, output: str | Path, *, force: bool = False,
     return Bundle(Path(output), compiled.summary)
 
 
-def load(folder: str | Path) -> Bundle:
+def load(folder: str | Path, engines: Engines | None = None) -> Bundle:
     """Open a bundle.
+
+    Args:
+        folder: what ``hetcc compile`` wrote.
+        engines: what is to run it; by default what is emulated on this machine.
 
     Raises:
         UserError: HET-B002, not a bundle; HET-B003, damaged.
     """
-    return Bundle(Path(folder))
+    return Bundle(Path(folder), engines=engines)

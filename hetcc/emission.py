@@ -55,10 +55,19 @@ def emit(phases: Sequence[PlannedPhase], options: EmissionOptions, constants: Ma
         folder = "gpu" if key in by_device["gpu"] else "fpga"
         files.update({f"{folder}/{path}": content for path, content in result.files.items()})
         found[key] = EmittedRegion(result.engine, {}, f"{folder}/{result.entry}")
+    files |= _gpu_manifest(files)
     for key, hosted in by_device["host"].items():
         domain = hosted.nodes[0].operator.domain if hosted.nodes else "aten"
         found[key] = EmittedRegion(HOST_ENGINES.get(domain, domain))
     return Emission(files, found, refused)
+
+
+def _gpu_manifest(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    from hetcc.backends.gpu.emit import resource_manifest
+    from hetcc.backends.gpu.resources import MANIFEST_NAME
+
+    emitted = {path: content for path, content in files.items() if path.startswith("gpu/")}
+    return {MANIFEST_NAME: resource_manifest(emitted)} if emitted else {}
 
 
 def _emit_gpu(regions: Mapping[str, Graph], options: EmissionOptions,

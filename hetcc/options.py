@@ -29,7 +29,8 @@ class PlacementChoice:
 class EmissionOptions:
     """What code is generated for."""
 
-    targets: tuple[str, ...] = ("gfx90a", "llvm-cpu")
+    targets: tuple[str, ...] = ()
+    """GPU targets; empty: the one that the GPU's profile names, and ``llvm-cpu`` to run here."""
     verilog: bool = True
     on_unsupported: str = "warn"
     """``fallback`` (say nothing), ``warn`` or ``error`` when the host has to run something."""

@@ -43,6 +43,8 @@ from hetcc.report.explain import explanation_to_bytes
 from hetcc.report.summary import compile_summary
 from hetcc.stopwatch import Stopwatch, silent
 
+RUNS_HERE = "llvm-cpu"
+"""The target that is always added: its code is what this machine can run."""
 _DEMOTION_ROUNDS = 8
 
 
@@ -89,8 +91,20 @@ def check_choices(options: CompileOptions) -> None:
     device_set(options)
     load_placer(options.choice.partitioner)
     if options.emit != "never":
-        for target in options.emission.targets:
+        for target in with_targets(options).emission.targets:
             target_named(target)
+
+
+def with_targets(options: CompileOptions) -> CompileOptions:
+    """The options with GPU targets: those asked for, or that of the GPU's profile and one that runs here.
+
+    Raises:
+        UserError: HET-M001, an unknown device.
+    """
+    if options.emission.targets:
+        return options
+    own = load_device(options.gpu).code_target
+    return replace(options, emission=replace(options.emission, targets=(*((own,) if own else ()), RUNS_HERE)))
 
 
 def _capture(request: CaptureRequest, progress: Callable[[str], None]) -> CapturedModel:
@@ -102,6 +116,7 @@ def _capture(request: CaptureRequest, progress: Callable[[str], None]) -> Captur
 def compile_captured(captured: CapturedModel, options: CompileOptions, output: Path | None, *, force: bool,
                      watch: Stopwatch, again: Reopened | None = None) -> Compiled:
     """The flow after capture; ``again`` holds graphs that are tagged already."""
+    options = with_targets(options)
     devices = device_set(options)
     choices = _choice_by_phase(captured, options)
     if again is None:

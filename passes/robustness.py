@@ -216,7 +216,9 @@ class _Judge:
 
 def _moved(hop: Link, values: Mapping[Path, float]) -> Link:
     title = f"{hop.source.value}-to-{hop.destination.value}"
-    return with_values(hop, {path[2:]: value for path, value in values.items() if path[:2] == ("links", title)})
+    moved: Link = with_values(hop, {path[2:]: value for path, value in values.items()
+                                    if path[:2] == ("links", title)})
+    return moved
 
 
 def quantities(part: Any, path: Path = ()) -> Iterator[tuple[Path, Quantity]]:

@@ -10,16 +10,18 @@ from hetcc.backends.gpu import tools
 from hetcc.backends.gpu.kernels.code_object import CodeObject
 from hetcc.backends.gpu.kernels.compile import compile_launches
 from hetcc.backends.gpu.kernels.launches import LaunchPlan
-from hetcc.backends.gpu.matchers import matches_of
+from hetcc.backends.gpu.partition.matchers import matches_of
 from hetcc.backends.gpu.modules import Job, Modules, Progress, compile_modules
-from hetcc.backends.gpu.parts import KernelPart, ModulePart, Part, split
-from hetcc.backends.gpu.patterns import Match
+from hetcc.backends.gpu.partition.parts import KernelPart, ModulePart, Part, split
+from hetcc.backends.gpu.partition.patterns import Match
 from hetcc.backends.gpu.program_file import Call, KernelCall, ModuleCall, ProgramFile, value_numbers
+from hetcc.backends.gpu.resources import manifest
 from hetcc.backends.gpu.store import ModuleStore
 from hetcc.ir import Graph
 from hetcc.ir.subgraph import digest_of
 
-DEFAULT_TARGETS = ("gfx90a", "llvm-cpu")
+HOST_TARGET = "llvm-cpu"
+DEFAULT_TARGETS = ("gfx90a", HOST_TARGET)
 
 
 def emit(region: Graph, name: str, targets: Sequence[str] = DEFAULT_TARGETS) -> EmittedRegion | Rejected:
@@ -181,3 +183,23 @@ def _program_file(plan: _Plan) -> ProgramFile:
         calls.append(KernelCall(type(part.match.operation).__name__, places, launch_plan,
                                 tuple(one.file_name for one in code), bindings, tuple(one.facts() for one in code)))
     return ProgramFile(plan.target.name, tuple(calls), plan.left_out)
+
+
+def resource_manifest(files: Mapping[str, bytes]) -> bytes:
+    """What every kernel of emitted code objects takes, as JSON: registers, spills, shared memory, occupancy.
+
+    Args:
+        files: emitted files by path, the program files among them. Modules for the host's processor have no registers
+            to report and are left out.
+    """
+    facts = {file: known for path, data in files.items() if path.endswith(".json")
+             for call in ProgramFile.from_bytes(data, path).calls if isinstance(call, KernelCall)
+             for file, known in zip(call.files, call.code, strict=True)}
+    objects: dict[str, bytes | CodeObject] = {}
+    for path, data in files.items():
+        known = facts.get(path.rpartition("/")[2])
+        if known is not None:
+            objects[path] = CodeObject.from_facts(known, data)
+        elif path.endswith(".vmfb") and not path.endswith(f".{HOST_TARGET}.vmfb"):
+            objects[path] = data
+    return manifest(objects)

@@ -12,7 +12,7 @@ import numpy
 from hetcc.aten.rebuild import result_names_of
 from hetcc.backends.gpu.kernels.launches import Tensor
 from hetcc.backends.gpu.memory import GpuMemory, arguments_written, numpy_dtype_of
-from hetcc.backends.gpu.parts import part_program
+from hetcc.backends.gpu.partition.parts import part_program
 from hetcc.backends.gpu.program_file import KernelCall, ModuleCall, ProgramFile, value_numbers
 from hetcc.backends.gpu.tools import ENGINES
 from hetcc.errors import UserError

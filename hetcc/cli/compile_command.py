@@ -72,7 +72,7 @@ PlacementFile = Annotated[Path | None, typer.Option(
 Emit = Annotated[Literal["auto", "always", "never"], typer.Option(
     "--emit", help="Generate code; auto: when there are weights.", rich_help_panel=_CODE)]
 Targets = Annotated[list[str] | None, typer.Option(
-    "--target", metavar="TARGET", help="GPU target of the code; repeatable. Default: gfx90a, and llvm-cpu to run here.",
+    "--target", metavar="TARGET", help="GPU target of the code; repeatable. Default: that of the GPU's profile, and llvm-cpu to run here.",
     rich_help_panel=_CODE)]
 NoVerilog = Annotated[bool, typer.Option(
     "--no-verilog", help="Leave out the Verilog of the FPGA's kernels.", rich_help_panel=_CODE)]
@@ -107,7 +107,7 @@ def compile_(  # the signature is the command's interface: one line per option
         request, gpu, fpga, baseline=baseline, links=link, ignore_capacity=ignore_capacity,
         robustness_samples=draws, emit=emit,
         choice=PlacementChoice(partitioner, forced, placement, Objective(time_weight, energy_weight)),
-        emission=EmissionOptions(tuple(target or EmissionOptions().targets), not no_verilog, on_unsupported))
+        emission=EmissionOptions(tuple(target or ()), not no_verilog, on_unsupported))
     _compile(options, output or default_output(request), force=force, as_json=as_json)
 
 

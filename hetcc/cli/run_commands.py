@@ -21,6 +21,8 @@ hetcc run bundle
 
 hetcc run bundle --verify --history 100 --steps 4
 
+hetcc run bundle --gpu interpreter --verify
+
 hetcc run bundle --phase decode --verify --json"""
 _GENERATE_EXAMPLES = """[bold]Examples[/bold]
 
@@ -30,7 +32,10 @@ hetcc generate bundle --tokens 32 --ids-file prompt.txt --check"""
 
 BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder written by `hetcc compile`.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
-_EMULATED = "GPU and FPGA are emulated on this machine's processor; its times say nothing about the devices"
+RunsGpu = Annotated[str, typer.Option(
+    "--gpu", metavar="TARGET", help="Whose code to run: llvm-cpu or interpreter, which are emulated, or the chip of a "
+    "card in this machine (gfx90a, gfx942, sm_80, sm_90). Default: what the bundle has for emulation.")]
+_EMULATED = "{} on this machine's processor; its times say nothing about the devices"
 
 
 def add_to(app: typer.Typer) -> None:
@@ -48,15 +53,17 @@ def run(
         "--history", min=0, help="Tokens already in the caches; with --verify. Default: half of the context.")] = None,
     steps: Annotated[int | None, typer.Option(
         "--steps", min=1, help="Decode steps. Default: 1, with --verify 3.")] = None,
+    gpu: RunsGpu = "",
     as_json: AsJson = False,
 ) -> None:
-    """Run a bundle on emulated devices with random tokens, and say what ran where."""
+    """Run a bundle with random tokens, on emulated devices unless told otherwise, and say what ran where."""
     from hetcc import api
+    from hetcc.runtime.engines import Engines
 
     if history is not None and not verify:
         raise UserError("HET-U001", "--history is for --verify; a plain run starts with empty caches",
                         fix="give --verify too, or leave --history out")
-    opened = api.load(bundle)
+    opened = api.load(bundle, Engines(gpu))
     phases = tuple(phase) if phase else opened.phases
     for name in phases:
         opened.plan.phase(name)
@@ -70,7 +77,7 @@ def run(
     elif as_json:
         print_json({"bundle": str(bundle), "verified": False, "phases": document})
     else:
-        print_result(_run_text(document))
+        print_result(_run_text(document, _what_is_emulated(opened)))
 
 
 def verify_phases(bundle: Bundle, phases: Sequence[str], progress: Progress, *, seed: int = 0,
@@ -95,7 +102,7 @@ def report_verification(bundle: Bundle, results: Sequence[Verification], *, as_j
     document = {"bundle": str(bundle.folder), "verified": all(result.passed for result in results),
                 "phases": {result.phase: result.to_json() for result in results}}
     if not as_json:
-        print_result(f"{verification_table(results)}\n\n{_EMULATED}")
+        print_result(f"{verification_table(results)}\n\n{_what_is_emulated(bundle)}")
     for result in results:
         try:
             result.require()
@@ -104,6 +111,14 @@ def report_verification(bundle: Bundle, results: Sequence[Verification], *, as_j
             raise
     if as_json:
         print_json(document)
+
+
+def _what_is_emulated(bundle: Bundle) -> str:
+    """Which devices of the run were not the real ones."""
+    from hetcc.backends.gpu.tools import ENGINES
+
+    emulated = "GPU and FPGA are emulated" if bundle.session.engines.gpu in ENGINES else "The FPGA is emulated"
+    return _EMULATED.format(emulated)
 
 
 def _run_phase(bundle: Bundle, phase: str, seed: int, steps: int, progress: Progress) -> dict[str, Any]:
@@ -129,7 +144,7 @@ def _run_phase(bundle: Bundle, phase: str, seed: int, steps: int, progress: Prog
     }
 
 
-def _run_text(document: dict[str, Any]) -> str:
+def _run_text(document: dict[str, Any], emulated: str) -> str:
     from hetcc.report.tables import label_lines
     from hetcc.report.verification import shares_text
 
@@ -141,7 +156,7 @@ def _run_text(document: dict[str, Any]) -> str:
         rows += [(f"{device} is", engine) for device, engine in found["engines"].items()]
         rows += [("problem", problem) for problem in found["coverage"]["problems"]]
         blocks.append(f"{phase}: {found['steps']} step{'s' if found['steps'] > 1 else ''}\n" + label_lines(rows))
-    return "\n\n".join([*blocks, _EMULATED])
+    return "\n\n".join([*blocks, emulated])
 
 
 def generate(
@@ -151,13 +166,15 @@ def generate(
     ids_file: Annotated[Path | None, typer.Option(
         "--ids-file", metavar="FILE", help="File with the token ids, separated by commas or white space.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Compare with greedy generation of Hugging Face.")] = False,
+    gpu: RunsGpu = "",
     as_json: AsJson = False,
 ) -> None:
-    """Continue a prompt greedily on emulated devices."""
+    """Continue a prompt greedily, on emulated devices unless told otherwise."""
     from hetcc import api
+    from hetcc.runtime.engines import Engines
 
     prompt = _prompt_ids(ids, ids_file)
-    opened = api.load(bundle)
+    opened = api.load(bundle, Engines(gpu))
     with progress_shown() as progress:
         progress("loading the programs")
         generated = opened.generate(prompt, tokens, progress)

@@ -109,7 +109,8 @@ def _predict_all(sizes: Sizes, options: CompileOptions, devices: DeviceSet, rang
         for context in contexts:
             progress(f"pricing: batch {batch}, context {context}")
             model = sizes.at((batch, context))
-            structure = tuple(group.name for group in model.clustering.groups)
+            # Names of nodes may hold sizes, so captures of one structure may still differ in them.
+            structure = tuple(node.name for node in model.tagged.graph.nodes)
             if structure not in whole:
                 whole[structure] = WholeModel(model, devices, options.choice.objective)
             found.append(_predict(model, whole[structure], devices, options.choice, (batch, context), samples))

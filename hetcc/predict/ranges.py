@@ -125,10 +125,14 @@ def figure(value: Callable[[Callable[[Mapping[str, Ends]], float]], float], *ter
     places = sorted({where for one in terms for where in one})
     found = []
     for ends in itertools.product((0, 2), repeat=len(places)):
-        at = dict(zip(places, ends, strict=True))
-        found.append(value(lambda one, at=at: sum(term[at[where]] for where, term in one.items())))
-    likely = value(lambda one: sum(term[_LIKELY] for term in one.values()))
+        found.append(value(_adder(dict(zip(places, ends, strict=True)))))
+    likely = value(_adder(dict.fromkeys(places, _LIKELY)))
     return Figure(likely, min([likely, *found]), max([likely, *found]))
+
+
+def _adder(at: Mapping[str, int]) -> Callable[[Mapping[str, Ends]], float]:
+    """Adds up terms, each at the end its device is at."""
+    return lambda terms: sum(term[at[where]] for where, term in terms.items())
 
 
 def ratio(above: float, below: float) -> float:

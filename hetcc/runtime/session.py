@@ -16,7 +16,8 @@ from hetcc.ir.subgraph import digest_of, extract, weights_of
 from hetcc.plan.bundle import BundleFiles
 from hetcc.plan.plan import CommitStep, LaunchStep, PhasePlan, Plan, RegionSpec, TransferStep
 from hetcc.plan.tensors import numpy_type
-from hetcc.runtime.devices import EmulatedFpga, EmulatedGpu, HostDevice, RuntimeDevice
+from hetcc.runtime.devices import RuntimeDevice
+from hetcc.runtime.engines import Engines
 from hetcc.runtime.real_gpu import launch_failed
 from hetcc.runtime.trace import RunTrace, StepRecord
 from hetcc.runtime.weights import WeightFiles
@@ -44,21 +45,23 @@ class Session:
         files: the opened bundle.
         plan: its plan.
         progress: told what is being loaded.
-        devices: by name, what runs the plan in place of the emulated devices. Devices that need no generated code
+        engines: which code is run by what; by default what is emulated on this machine.
+        devices: by name, what runs the plan in place of the engines. Devices that need no generated code
             (``HostDevice``) also run a bundle that holds none, which checks the plan without any code generator.
 
     Raises:
-        UserError: HET-B005, a planning-only bundle; HET-C005, weights are missing.
+        UserError: HET-B005, a planning-only bundle, or one without code for the engines; HET-C005, weights are missing.
+        ToolError: HET-T001, the driver of a card is missing.
     """
 
     def __init__(self, files: BundleFiles, plan: Plan, progress: Callable[[str], None] = silent,
-                 devices: Mapping[str, RuntimeDevice] | None = None) -> None:
+                 engines: Engines | None = None, devices: Mapping[str, RuntimeDevice] | None = None) -> None:
         if not plan.is_executable and devices is None:
             raise UserError("HET-B005", "the bundle holds a plan but no code", where=str(files.folder),
                             fix="compile with --weights DIR or --weights random:SEED")
         self.plan = plan
-        self.devices: Mapping[str, RuntimeDevice] = devices or {
-            "gpu": EmulatedGpu(), "fpga": EmulatedFpga(), "host": HostDevice()}
+        self.engines = (engines or Engines()).chosen_for(plan)
+        self.devices: Mapping[str, RuntimeDevice] = devices or self.engines.devices()
         self.cache_device: dict[str, str] = {}
         self.phases: dict[str, _LoadedPhase] = {}
         self._weights = WeightFiles(files)
@@ -82,7 +85,7 @@ class Session:
             spec = regions[step.region]
             program = _program_of(in_place, phase.phase, spec, step)
             device = self.devices[spec.device]
-            device.load(program, code, spec.entry)
+            device.load(program, code, self.engines.entry_of(spec))
             for name in weights_of(program):
                 if (spec.device, name) not in self._bound:
                     device.put(name, self._weights.read(name, graph))

@@ -48,9 +48,9 @@ def test_three_captures_serve_nine_sizes(sizes: Sizes) -> None:
     assert sum(sizes.at((batch, context)).captured for batch in (2, 4, 8) for context in (64, 96, 512)) == 3
 
 
-@pytest.mark.parametrize("size", [(2, 512), (4, 64)])
-def test_a_size_that_follows_equals_its_capture(sizes: Sizes, size: tuple[int, int]) -> None:
+def test_a_size_that_follows_equals_its_capture(sizes: Sizes) -> None:
     """The graph of the short model is the one a capture at that size gives, and so are all prices of the whole one."""
+    size = (2, 512)
     model = sizes.at(size)
     assert not model.captured
     again = ShortCapture(REQUEST, silent).at(*size)
@@ -61,7 +61,7 @@ def test_a_size_that_follows_equals_its_capture(sizes: Sizes, size: tuple[int, i
     assert model.tagged.graph.nodes == tagged.graph.nodes
 
 
-def test_prices_of_the_whole_model_follow_from_few_layers(sizes: Sizes) -> None:
+def test_prices_of_the_whole_model_follow_from_few_layers() -> None:
     size = (4, 96)
     options = CompileOptions(dataclasses.replace(REQUEST, batch=size[0], context=size[1]))
     devices = pipeline.device_set(options)
@@ -73,8 +73,7 @@ def test_prices_of_the_whole_model_follow_from_few_layers(sizes: Sizes) -> None:
     assert found.placement.device_of == planned.placement.device_of
 
 
-def test_ranges_hold_the_likely_figure_and_ratios_move_together(sizes: Sizes) -> None:
-    del sizes
+def test_ranges_hold_the_likely_figure_and_ratios_move_together() -> None:
     options = CompileOptions(REQUEST, choice=PlacementChoice(forced=(("relevancy", "fpga"),)))
     found, = predict_sizes(options, pipeline.device_set(options), [1], [64], samples=0, progress=silent)
     for name in ("latency_s", "gpu_only_latency_s", "speedup", "memory_speedup", "memory_share", "energy_j",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from hetcc.backends.gpu.patterns import Match
+from hetcc.backends.gpu.partition.patterns import Match
 from hetcc.ir import Graph, Node, OperatorClass
 from hetcc.ir.subgraph import extract
 

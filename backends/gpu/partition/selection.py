@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from hetcc.backends.gpu.kernels.operations_scores import IndexScores
 from hetcc.backends.gpu.kernels.operations_selection import ScoreTopK, TopK
-from hetcc.backends.gpu.patterns import Chain, Match, Reader, Rows
+from hetcc.backends.gpu.partition.patterns import Chain, Match, Reader, Rows
 from hetcc.errors import UserError
 from hetcc.ir import DType, Node
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from hetcc.backends.gpu.kernels.launches import KernelOperation
-from hetcc.backends.gpu.strides import Strided, broadcast, is_dense, looks_of
+from hetcc.backends.gpu.partition.strides import Strided, broadcast, is_dense, looks_of
 from hetcc.ir import Argument, DType, Graph, Node, Operand, OperatorClass, TensorType
 
 _RESHAPES = frozenset({"reshape", "unsqueeze", "squeeze", "alias"})

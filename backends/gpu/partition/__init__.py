@@ -1,0 +1,1 @@
+"""Cutting a region into what Triton kernels compute and what the general compiler does."""
