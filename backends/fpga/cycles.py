@@ -101,6 +101,34 @@ def estimate_cycles(graph: StageGraph, clock_hz: float = DEFAULT_CLOCK_HZ) -> Es
                     math.ceil(bits["bram"] / 8 / RAMB36_BYTES), math.ceil(bits["uram"] / 8 / URAM_BYTES), read)
 
 
+def run_rows(k: int, width: int) -> int:
+    """Rows of ``width`` entries in a run of the selection: a power of two that holds k, and at least eight, so that
+    the best so far are written before they are read again."""
+    return max(1 << max(math.ceil(k / width) - 1, 0).bit_length(), 8)
+
+
+def sorter_stages(width: int) -> int:
+    """Stages of the network that sorts a row (odd-even merge sort)."""
+    levels = (width - 1).bit_length()
+    return levels * (levels + 1) // 2
+
+
+def topk_cycles(count: int, k: int, width: int) -> int:
+    """Cycles of a selection from its first candidate until its last entry has left, nobody pausing.
+
+    Whole runs pass at a row per cycle. The last one fills the tree of mergers (a level waits for its first run, so all
+    of them for ``rows - 1`` rows, and needs two cycles of memory, one of choice, and the merging network), and then
+    either the list leaves at one entry per cycle or, of one entry per row, as fast as it is merged.
+    """
+    rows = run_rows(k, width)
+    given = math.ceil(count / width)
+    filled = math.ceil(given / rows) * rows
+    levels = rows.bit_length() - 1
+    merger = 3 + (width - 1).bit_length()
+    first_row = filled - rows + 1 + sorter_stages(width) + (rows - 1) + (levels + 1) * merger
+    return first_row + 2 + k
+
+
 def choose_lanes(graph: StageGraph) -> int:
     """Parallel lanes of the first inner product: the largest power of two that divides their number, that
     memory can feed and that the DSPs allow.

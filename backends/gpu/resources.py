@@ -187,6 +187,11 @@ def spilling(files: Mapping[str, bytes | CodeObject]) -> list[tuple[str, KernelR
     return [(name, kernel) for name, kernels in _by_file(files) for kernel in kernels if kernel.spills]
 
 
+def spilled_registers(data: bytes) -> int:
+    """Registers that the kernels of a code object or module keep in memory."""
+    return sum(kernel.spilled_vector_registers + kernel.spilled_scalar_registers for kernel in resources_of(data))
+
+
 def manifest(files: Mapping[str, bytes | CodeObject], assemble_ptx: bool = False) -> bytes:
     """Contents of :data:`MANIFEST_NAME`: per file, per kernel, what it takes. Same files, same bytes.
 

@@ -44,6 +44,8 @@ class Target:
     """Whether Triton kernels run what they match; otherwise one module runs all of a region."""
     code: str = ""
     """Target whose modules it runs, if not its own."""
+    retries: tuple[tuple[str, ...], ...] = ()
+    """Flags to try, one set after another, when kernels of a module keep registers in memory."""
 
     @property
     def module_target(self) -> Target:
@@ -56,8 +58,15 @@ class Target:
         return ENGINES.get(self.name, f"iree and triton {self.name}")
 
 
+# IREE gives a skinny product as many threads as the odd part of its inner extent asks for; with 7168 or 5120 a thread
+# then needs more registers than there are. Splitting the inner extent, or another pipeline, avoids it.
+_SPLIT_PRODUCTS = tuple((f"--iree-dispatch-creation-split-matmul-reduction={share}",) for share in (4, 8))
+_NO_DISTRIBUTION = ("--iree-codegen-llvmgpu-use-reduction-vector-distribution=false",)
+
+
 def _hip(chip: str) -> Target:
-    return Target(chip, ("--iree-hal-target-device=hip", f"--iree-rocm-target={chip}"))
+    return Target(chip, ("--iree-hal-target-device=hip", f"--iree-rocm-target={chip}"),
+                  retries=(*_SPLIT_PRODUCTS, _NO_DISTRIBUTION))
 
 
 def _cuda(chip: str, code_for: str = "") -> Target:
@@ -217,12 +226,12 @@ def run_python(module: str, arguments: Sequence[str], timeout_s: float,
 
 
 def run_compiler(source: Path, destination: Path, target: Target, timeout_s: float = COMPILE_TIMEOUT_S,
-                 program: str = "") -> Outcome:
+                 program: str = "", extra: Sequence[str] = ()) -> Outcome:
     """Compiles MLIR to a module for ``target``; ``program`` stands in for iree-compile in tests.
 
     The compiler runs where the source is: the name it is given ends up in the module.
     """
-    arguments = [program or iree_compile_path(), source.name, *COMMON_FLAGS, *target.flags,
+    arguments = [program or iree_compile_path(), source.name, *COMMON_FLAGS, *target.flags, *extra,
                  *_linker_flags(), "-o", str(destination)]
     outcome = run_child(arguments, timeout_s, source.parent)
     if outcome.ok and not destination.is_file():

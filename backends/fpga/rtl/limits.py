@@ -19,7 +19,7 @@ from hetcc.backends.fpga.stage_graph import (
 )
 from hetcc.ir import DType
 
-MAX_K = 2048
+MAX_K = 4096
 MAX_DEPTH = 256
 MAX_ROWS = 2**20
 MAX_BLOCK = 64
@@ -60,7 +60,7 @@ def _check_stage(graph: StageGraph, stage: Stage, previous: str) -> Rejected | N
     if isinstance(stage, Reduce):
         return _check_reduce(graph, stage)
     if isinstance(stage, TopK) and stage.k > MAX_K:
-        return Rejected("the selection has too many cells", str(MAX_K), str(stage.k))
+        return Rejected("the selection keeps too many entries", str(MAX_K), str(stage.k))
     if isinstance(stage, Store) and not isinstance(graph.stage(stage.source.stage), TopK):
         return Rejected("the RTL writes selections, not whole streams")
     return None

@@ -21,7 +21,7 @@ from amaranth import Cat, Const, Elaboratable, Module, Mux, Signal
 from amaranth.lib.memory import Memory
 
 from hetcc.backends.fpga.cycles import extent_product
-from hetcc.backends.fpga.rtl.fp32 import flushed, is_nan
+from hetcc.backends.fpga.rtl.fp32 import flushed
 from hetcc.backends.fpga.rtl.library import Library, delay, latency_of
 from hetcc.backends.fpga.rtl.topk import INDEX_BITS, TopKUnit
 from hetcc.backends.fpga.stage_graph import (
@@ -304,27 +304,18 @@ class StreamCore(Elaboratable):
         return self._combine(m, point, function)
 
     def _finish(self, m: Module, point: _Point) -> None:
-        """Feed the selection, wait until every candidate has passed its cells, then shift the entries out."""
-        unit = TopKUnit(self._library, self._selection.k, self._selection.largest)
+        """Feed the selection and send its entries out."""
+        unit = TopKUnit(self._library, self._selection.k, self._selection.largest, self.candidates)
         m.submodules.selection = unit
-        m.d.comb += [unit.clear.eq(self.start), unit.valid.eq(point.valid & self.busy), unit.value.eq(point.values[0])]
-        settle, sent = Signal(range(self._selection.k + 3)), Signal(range(self._selection.k + 1))
-        draining = Signal()
         m.d.comb += [
-            self.out_valid.eq(draining), self.out_last.eq(sent == self._selection.k - 1),
-            self.out_value.eq(Mux(is_nan(unit.head_value), 0x7FC00000, unit.head_value)),
-            self.out_index.eq(unit.head_index), unit.drain.eq(draining & self.out_ready),
+            unit.clear.eq(self.start), unit.valid.eq(point.valid & self.busy), unit.values.eq(point.values[0]),
+            self.out_valid.eq(unit.out_valid & self.busy), unit.out_ready.eq(self.out_ready & self.busy),
+            self.out_last.eq(unit.out_last), self.out_value.eq(unit.out_value), self.out_index.eq(unit.out_index),
         ]
         with m.If(self.start):
-            m.d.sync += [self.busy.eq(1), self.done.eq(0), settle.eq(0), sent.eq(0), draining.eq(0)]
-        with m.Elif(draining & self.out_ready):
-            m.d.sync += sent.eq(sent + 1)
-            with m.If(self.out_last):
-                m.d.sync += [draining.eq(0), self.busy.eq(0), self.done.eq(1)]
-        with m.Elif(self.busy & ~draining & (unit.accepted == self.candidates)):
-            m.d.sync += settle.eq(settle + 1)
-            with m.If(settle == self._selection.k):
-                m.d.sync += draining.eq(1)
+            m.d.sync += [self.busy.eq(1), self.done.eq(0)]
+        with m.Elif(self.out_valid & self.out_ready & self.out_last):
+            m.d.sync += [self.busy.eq(0), self.done.eq(1)]
 
 
 class Dot(Elaboratable):

@@ -1,126 +1,147 @@
-"""Exact top-k at one candidate per cycle, whatever the data: a row of cells that keep the better and pass the worse on.
+"""Exact top-k in hardware at ``width`` candidates per cycle, whatever the data: rows are sorted, merged to runs of at
+least k, and every run is merged with the best so far. See docs/fpga.md for the algorithm and its cycles.
 
-A cell compares what arrives with what it holds. The first cell whose entry is worse takes the candidate and pushes its
-own entry on; from then on every cell just takes what is pushed. Candidates come in index order and only a strictly
-better one is taken, so that among equals the lower index stays in front. After the last candidate has passed all
-cells, the entries stand sorted in the row and are shifted out at its head.
+An entry is one number: real (1 bit), the score's sort key (32), the complement of its index (20), and whether a zero
+was negative (1). So "larger" is the order wanted: score first, lower index first among equals, and what only fills up
+a run last of all.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from amaranth import Elaboratable, Module, Mux, Signal
+from amaranth import Cat, Const, Elaboratable, Module, Mux, Signal
+from amaranth.lib.memory import Memory
 
+from hetcc.backends.fpga.cycles import run_rows, sorter_stages
 from hetcc.backends.fpga.rtl.library import Library, sort_key
+from hetcc.backends.fpga.rtl.merge import RowSorter, RunMerger, pulse
 
 INDEX_BITS = 20
-CELLS_PER_BLOCK = 16
-
-
-class CellBlock(Elaboratable):
-    """Some neighbouring cells; ``*_in`` comes from the better side, ``back_*`` from the worse side when draining."""
-
-    def __init__(self, cells: int, largest: bool) -> None:
-        self._cells = cells
-        self._largest = largest
-        self.valid_in = Signal()
-        self.push_in = Signal()
-        self.value_in = Signal(32)
-        self.index_in = Signal(INDEX_BITS)
-        self.valid_out = Signal()
-        self.push_out = Signal()
-        self.value_out = Signal(32)
-        self.index_out = Signal(INDEX_BITS)
-        self.clear = Signal()
-        self.drain = Signal()
-        self.back_valid = Signal()
-        self.back_value = Signal(32)
-        self.back_index = Signal(INDEX_BITS)
-        self.head_valid = Signal()
-        self.head_value = Signal(32)
-        self.head_index = Signal(INDEX_BITS)
-
-    def _key(self, value: Any) -> Any:
-        key = sort_key(value)
-        return (key if self._largest else ~key)[:32]
-
-    def elaborate(self, _platform: Any) -> Module:
-        """See the class."""
-        m = Module()
-        moving: tuple[Any, ...] = (self.valid_in, self.push_in, self.value_in, self.index_in)
-        held = [(Signal(name=f"valid{at}"), Signal(32, name=f"value{at}"), Signal(INDEX_BITS, name=f"index{at}"))
-                for at in range(self._cells)]
-        behind = [*held[1:], (self.back_valid, self.back_value, self.back_index)]
-        for (valid, value, index), after in zip(held, behind, strict=True):
-            moving = self._cell(m, moving, (valid, value, index), after)
-        m.d.comb += [
-            self.valid_out.eq(moving[0]), self.push_out.eq(moving[1]),
-            self.value_out.eq(moving[2]), self.index_out.eq(moving[3]),
-            self.head_valid.eq(held[0][0]), self.head_value.eq(held[0][1]), self.head_index.eq(held[0][2]),
-        ]
-        return m
-
-    def _cell(self, m: Module, moving: tuple[Any, ...], held: tuple[Any, ...],
-              after: tuple[Any, ...]) -> tuple[Any, ...]:
-        arrives, push, new_value, new_index = moving
-        valid, value, index = held
-        better = self._key(new_value) > self._key(value)
-        take = arrives & (push | ~valid | better)
-        out_valid, out_push, out_value, out_index = Signal(), Signal(), Signal(32), Signal(INDEX_BITS)
-        with m.If(self.clear):
-            m.d.sync += [valid.eq(0), out_valid.eq(0)]
-        with m.Elif(self.drain):
-            m.d.sync += [valid.eq(after[0]), value.eq(after[1]), index.eq(after[2]), out_valid.eq(0)]
-        with m.Else():
-            with m.If(take):
-                m.d.sync += [valid.eq(1), value.eq(new_value), index.eq(new_index)]
-            m.d.sync += [out_valid.eq(arrives & (valid | ~take)), out_push.eq(take),
-                         out_value.eq(Mux(take, value, new_value)), out_index.eq(Mux(take, index, new_index))]
-        return out_valid, out_push, out_value, out_index
+ENTRY_BITS = 1 + 32 + INDEX_BITS + 1
 
 
 class TopKUnit(Elaboratable):
-    """k cells in blocks.
+    """The k best of ``count`` candidates.
 
-    ``clear`` empties it, ``valid/value`` offer candidates in index order, ``drain`` shifts ``head_*`` on.
+    Pulse ``clear``, offer ``valid``/``values`` ``ceil(count / width)`` times in index order (lane 0 of ``values`` has
+    the lowest index; lanes past ``count`` are ignored), then take k entries, best first, with ``out_valid`` and
+    ``out_ready``. ``clear`` empties it at any time.
+
+    Args:
+        library: where the sorter and the mergers come from.
+        k: entries to keep.
+        largest: whether the largest or the smallest are best.
+        count: candidates of one run, at most ``2**INDEX_BITS``.
+        width: candidates per cycle, a power of two.
     """
 
-    def __init__(self, library: Library, k: int, largest: bool) -> None:
+    def __init__(self, library: Library, k: int, largest: bool, count: int, width: int = 1) -> None:
         self._library = library
-        self._k = k
-        self._largest = largest
+        self._k, self._largest, self._count, self._width = k, largest, count, width
         self.clear = Signal()
-        self.drain = Signal()
         self.valid = Signal()
-        self.value = Signal(32)
-        self.head_value = Signal(32)
-        self.head_index = Signal(INDEX_BITS)
-        self.accepted = Signal(INDEX_BITS + 1)
+        self.values = Signal(32 * width)
+        self.out_valid = Signal()
+        self.out_ready = Signal()
+        self.out_last = Signal()
+        self.out_value = Signal(32)
+        self.out_index = Signal(INDEX_BITS)
+
+    def ports(self) -> tuple[Any, ...]:
+        """All ports but clock and reset."""
+        return (self.clear, self.valid, self.values, self.out_valid, self.out_ready, self.out_last, self.out_value,
+                self.out_index)
 
     def elaborate(self, _platform: Any) -> Module:
         """See the class."""
         m = Module()
-        sizes = [CELLS_PER_BLOCK] * (self._k // CELLS_PER_BLOCK)
-        sizes += [self._k % CELLS_PER_BLOCK] if self._k % CELLS_PER_BLOCK else []
-        with m.If(self.clear):
-            m.d.sync += self.accepted.eq(0)
-        with m.Elif(self.valid):
-            m.d.sync += self.accepted.eq(self.accepted + 1)
-        backs = [(Signal(), Signal(32), Signal(INDEX_BITS)) for _ in sizes] + [(0, 0, 0)]
-        moving: tuple[Any, ...] = (self.valid, 0, self.value, self.accepted[:INDEX_BITS])
-        for at, cells in enumerate(sizes):
-            ports = ("valid_in", "push_in", "value_in", "index_in", "back_valid", "back_value", "back_index")
-            inputs = dict(zip(ports, (*moving, *backs[at + 1]), strict=True))
-            found = self._library.place(
-                m, f"hetcc_topk_cells{cells}{'' if self._largest else '_smallest'}",
-                lambda cells=cells: CellBlock(cells, self._largest),  # type: ignore[misc]
-                {**inputs, "clear": self.clear, "drain": self.drain},
-                ("valid_out", "push_out", "value_out", "index_out", "head_valid", "head_value", "head_index"))
-            moving = found[:4]
-            m.d.comb += [signal.eq(value) for signal, value in zip(backs[at], found[4:], strict=True)]
-        m.d.comb += [self.head_value.eq(backs[0][1]), self.head_index.eq(backs[0][2])]
+        rows = run_rows(self._k, self._width)
+        valid, row, final = self._rows(m, rows)
+        if self._width > 1:
+            row = self._library.place(
+                m, f"hetcc_sort{self._width}", lambda: RowSorter(self._width, ENTRY_BITS), {"row": row}, ("result",))[0]
+            valid = pulse(m, valid, sorter_stages(self._width), self.clear)
+        length = 1
+        while length < rows:
+            valid, row = self._merge(m, valid, row, length, False)
+            length *= 2
+        valid, row = self._merge(m, valid, row, rows, True)
+        self._collect(m, valid, row, rows, final)
         return m
 
+    def _rows(self, m: Module, rows: int) -> tuple[Any, Any, int]:
+        """Candidates as rows of entries, with empty rows at the end until the last run is full.
 
-__all__ = ["CELLS_PER_BLOCK", "INDEX_BITS", "CellBlock", "TopKUnit"]
+        Returns:
+            valid, row, and the number of the first row of the list that comes out last.
+        """
+        given = -(-self._count // self._width)
+        total = -(-given // rows) * rows
+        at, ended = Signal(range(total + 1)), Signal()
+        filling = (at >= given) & ~ended
+        taken = (self.valid & (at < given)) | filling
+        with m.If(self.clear):
+            # Nothing is offered before the first clear, but filling must not start by itself.
+            m.d.sync += [at.eq(0), ended.eq(0)]
+        with m.Elif(taken):
+            m.d.sync += at.eq(at + 1)
+            with m.If(at == total - 1):
+                m.d.sync += ended.eq(1)
+        entries = [self._entry(lane, at, given) for lane in range(self._width)]
+        row, valid = Signal(self._width * ENTRY_BITS), Signal()
+        m.d.sync += [row.eq(Mux(filling, 0, Cat(*entries))), valid.eq(taken & ~self.clear)]
+        return valid, row, total - rows
+
+    def _entry(self, lane: int, at: Any, given: int) -> Any:
+        value = self.values.word_select(lane, 32)
+        key = sort_key(value)
+        ordered = (key if self._largest else ~key)[:32]
+        lane_bits = (self._width - 1).bit_length()
+        index = Cat(Const(lane, lane_bits), at, Const(0, INDEX_BITS))[:INDEX_BITS]
+        real: Any = Const(1, 1)
+        if (given - 1) * self._width + lane >= self._count:
+            real = at != given - 1
+        entry = Cat(value == 1 << 31, (~index)[:INDEX_BITS], ordered, Const(1, 1))
+        return Mux(real, entry, 0)
+
+    def _merge(self, m: Module, valid: Any, row: Any, rows: int, keep: bool) -> tuple[Any, Any]:
+        name = f"hetcc_{'keep' if keep else 'merge'}{self._width}x{rows}"
+        found = self._library.place(m, name, lambda: RunMerger(self._width, ENTRY_BITS, rows, keep),
+                                    {"clear": self.clear, "valid_in": valid, "row_in": row}, ("valid_out", "row_out"))
+        return found[0], found[1]
+
+    def _collect(self, m: Module, valid: Any, row: Any, rows: int, final: int) -> None:
+        """Keep the rows of the last list and send its first k entries, one per cycle."""
+        memory = Memory(shape=self._width * ENTRY_BITS, depth=rows, init=[])
+        m.submodules.result = memory
+        write, read = memory.write_port(), memory.read_port(domain="sync")
+        passed, written = Signal(range(final + rows + 1)), Signal(range(rows + 1))
+        mine = valid & (passed >= final)
+        m.d.comb += [write.addr.eq(written), write.data.eq(row), write.en.eq(mine), read.en.eq(1)]
+        readable = Signal(range(rows + 1))
+        m.d.sync += readable.eq(written)
+        sent = Signal(range(self._k + 1))
+        lane_bits = (self._width - 1).bit_length()
+        following = Signal.like(sent)
+        step = self.out_valid & self.out_ready
+        m.d.comb += [following.eq(sent + step), read.addr.eq(following >> lane_bits),
+                     self.out_valid.eq((sent < self._k) & ((sent >> lane_bits) < readable)),
+                     self.out_last.eq(sent == self._k - 1)]
+        with m.If(self.clear):
+            m.d.sync += [passed.eq(0), written.eq(0), sent.eq(0), readable.eq(0)]
+        with m.Else():
+            m.d.sync += [passed.eq(passed + valid), written.eq(written + mine), sent.eq(following)]
+        entry = Signal(ENTRY_BITS)
+        m.d.comb += entry.eq(read.data.word_select(sent[:lane_bits], ENTRY_BITS) if lane_bits else read.data)
+        negative_zero, index = entry[0], entry[1:1 + INDEX_BITS]
+        key = entry[1 + INDEX_BITS:33 + INDEX_BITS]
+        score = key if self._largest else (~key)[:32]
+        plain = Mux(score[31], score[:31], (~score)[:32])
+        m.d.comb += [
+            self.out_index.eq((~index)[:INDEX_BITS]),
+            self.out_value.eq(Mux(score == 0xFFFFFFFF, 0x7FC00000, Mux(negative_zero, 1 << 31, plain))),
+        ]
+
+
+__all__ = ["ENTRY_BITS", "INDEX_BITS", "TopKUnit"]

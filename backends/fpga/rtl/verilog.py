@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hetcc.backends.fpga import tools
 from hetcc.backends.fpga.rtl.limits import check
 from hetcc.backends.fpga.stage_graph import StageGraph
 from hetcc.errors import UserError
+
+if TYPE_CHECKING:
+    from hetcc.backends.fpga.rtl.library import Library
 
 _SCRIPT = """\
 proc -nomux -norom
@@ -41,14 +44,29 @@ def write(graph: StageGraph, kernel: str, lanes: int) -> bytes:
 
     library = Library(shared=True)
     core = StreamCore(graph, library, lanes)
-    texts = {kernel: _netlist(core, kernel, core.ports())}
+    return text_of(core, kernel, core.ports(), library)
+
+
+def text_of(unit: Any, name: str, ports: tuple[Any, ...], library: Library) -> bytes:
+    """The Verilog of any unit and of those it was made with.
+
+    Args:
+        unit: the top module.
+        name: its name.
+        ports: all its ports but clock and reset.
+        library: where it placed units; ``shared``.
+
+    Raises:
+        ToolError: HET-T001, no yosys; HET-T002, it failed.
+    """
+    texts = {name: _netlist(unit, name, ports)}
     # Units may themselves refer to units, so look again until no new name appears.
-    while missing := [name for name in library.modules if name not in texts]:
-        for name in missing:
-            unit, ports = library.modules[name]
-            texts[name] = _netlist(unit, name, ports)
-    with tempfile.TemporaryDirectory(prefix="hetcc-rtl-") as name:
-        folder = Path(name)
+    while missing := [other for other in library.modules if other not in texts]:
+        for other in missing:
+            inner, inner_ports = library.modules[other]
+            texts[other] = _netlist(inner, other, inner_ports)
+    with tempfile.TemporaryDirectory(prefix="hetcc-rtl-") as place:
+        folder = Path(place)
         reads = []
         for module in sorted(texts):
             (folder / f"{module}.il").write_text(texts[module])
@@ -70,4 +88,4 @@ def _without_banner(text: bytes) -> bytes:
     return rest.lstrip(b"\n") if first.startswith(b"/*") else text
 
 
-__all__ = ["write"]
+__all__ = ["text_of", "write"]
