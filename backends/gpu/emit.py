@@ -10,8 +10,8 @@ from hetcc.backends.gpu import tools
 from hetcc.backends.gpu.kernels.code_object import CodeObject
 from hetcc.backends.gpu.kernels.compile import compile_launches
 from hetcc.backends.gpu.kernels.launches import LaunchPlan
-from hetcc.backends.gpu.partition.matchers import matches_of
 from hetcc.backends.gpu.modules import Job, Modules, Progress, compile_modules
+from hetcc.backends.gpu.partition.matchers import matches_of
 from hetcc.backends.gpu.partition.parts import KernelPart, ModulePart, Part, split
 from hetcc.backends.gpu.partition.patterns import Match
 from hetcc.backends.gpu.program_file import Call, KernelCall, ModuleCall, ProgramFile, value_numbers

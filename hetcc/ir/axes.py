@@ -7,6 +7,7 @@ axes of which inputs does the operator sum?
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -43,6 +44,19 @@ def reshape_axes(source: Shape, target: Shape) -> dict[int, int]:
             found[axis] = starts[(before, extent)]
         before *= extent
     return found
+
+
+def _along_itself(source: Shape, target: Shape, axis: int) -> int | None:
+    """The source axis a reshape cuts into smaller entries, or whose neighbours it joins, to make a target axis.
+
+    Both begin at the same place, so the one is the outer part of the other: pages of a cache and their tokens.
+    """
+    before = math.prod(target[:axis])
+    for own, extent in enumerate(source):
+        if extent > 1 and math.prod(source[:own]) == before:
+            whole = target[axis] % extent == 0 or extent % target[axis] == 0
+            return own if target[axis] > 1 and whole else None
+    return None
 
 
 def _broadcast(graph: Graph, node: Node, axis: int) -> list[ValueAxis]:
@@ -178,7 +192,8 @@ class Follow(Enum):
     PLACE = "place"
     """Entries may mix in a softmax over the axis, but keep their places."""
     MEMORY = "memory"
-    """The axis may also be cut or extended along itself: it is still the axis of the same memory."""
+    """The axis may also be cut or extended along itself, and a reshape may cut its entries into smaller ones or join
+    neighbours: it is still the axis of the same memory."""
 
 
 def sources(graph: Graph, node: Node, axis: int, follow: Follow = Follow.ENTRY) -> list[ValueAxis]:
@@ -191,7 +206,12 @@ def sources(graph: Graph, node: Node, axis: int, follow: Follow = Follow.ENTRY) 
         if node.operator_class is OperatorClass.VIEW and node.attribute("kind") in ("slice", "split"):
             return _same(graph, node, axis)
     rule = _RULES.get(node.operator_class)
-    return rule(graph, node, axis) if rule else []
+    found = rule(graph, node, axis) if rule else []
+    is_reshape = node.operator_class is OperatorClass.VIEW and node.attribute("kind") == "reshape"
+    if not found and follow is Follow.MEMORY and is_reshape:
+        own = _along_itself(graph.type_of(node.inputs[0]).shape, graph.type_of(node.outputs[0]).shape, axis)
+        return [] if own is None else [ValueAxis(node.inputs[0], own)]
+    return found
 
 
 def contracted(graph: Graph, node: Node) -> list[ValueAxis]:

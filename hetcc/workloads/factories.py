@@ -149,7 +149,7 @@ def _forward_index(selected: int) -> Any:
 
         def forward(self, query: Any, words: Any, weights: Any) -> Any:
             """Best documents; query [batch, vocabulary], words and weights [documents, entries]."""
-            found = query.index_select(1, words.reshape(-1)).reshape(query.shape[0], *words.shape)
+            found = query[:, words]
             return (found * weights).sum(dim=-1).topk(min(self.selected, words.shape[0]), dim=-1)
 
     return ForwardIndex(selected)

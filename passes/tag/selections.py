@@ -1,18 +1,21 @@
 """Where a program selects from its memory: the anchors from which the four stages are found.
 
 A selection is a top-k, a sort or a threshold comparison whose selected axis, followed back through the graph, is an
-axis of something the program remembers (a cache or a table passed in), by way of a product that scores it. Choosing
-experts fails this test by itself: the axis of its scores is an axis of a weight, and weights are not memory.
+axis of something the program remembers (a cache or a table passed in), by way of a product that scores it: a matrix
+product, or one that is written out as a multiplication and a sum over another axis. Choosing experts fails this test
+by itself: the axis of its scores is an axis of a weight, and weights are not memory.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 from hetcc.ir import Graph, Node, OperatorClass, Role
 from hetcc.ir.axes import Follow, ValueAxis, sources
 
 _COMPARISONS = frozenset({"ge", "gt", "le", "lt"})
+_SUMS = frozenset({"sum", "mean"})
 _MEMORY_ROLES = frozenset({Role.CACHE, Role.INPUT})
 
 
@@ -70,6 +73,15 @@ def trace_back(graph: Graph, start: ValueAxis) -> Trace:
     return Trace(tuple(origins), tuple(memory), tuple(path.values()), tuple(updates.values()))
 
 
+class _Scored(IntEnum):
+    """What lies between a position and the selection."""
+
+    NOT = 0
+    SUMMED = 1
+    """A sum over another axis, so that a multiplication before it makes an inner product."""
+    PRODUCT = 2
+
+
 class _ScoredWalk:
     """A depth-first walk from an axis to its sources that remembers whether a product was crossed."""
 
@@ -82,23 +94,41 @@ class _ScoredWalk:
 
     def order(self, start: ValueAxis) -> list[tuple[ValueAxis, bool]]:
         """Visited axes, each after everything it was reached from, with whether a product lies before it."""
-        crossed: dict[ValueAxis, bool] = {}
-        finished: list[ValueAxis] = []
-        stack: list[tuple[ValueAxis, bool, bool]] = [(start, False, False)]
+        ordered = self._from_start(start)
+        crossed = dict.fromkeys(ordered, _Scored.NOT)
+        for position in ordered:
+            after = self._after(self.graph.producer.get(position.value), crossed[position])
+            for step in self.steps(position):
+                crossed[step] = max(crossed[step], after)
+        return [(position, crossed[position] is _Scored.PRODUCT) for position in ordered]
+
+    def _from_start(self, start: ValueAxis) -> list[ValueAxis]:
+        finished: dict[ValueAxis, None] = {}
+        entered: set[ValueAxis] = set()
+        stack = [(start, False)]
         while stack:
-            position, through_product, leaving = stack.pop()
-            if leaving:
-                finished.append(position)
-                continue
-            if position in crossed:
-                crossed[position] = crossed[position] or through_product
-                continue
-            crossed[position] = through_product
-            stack.append((position, through_product, True))
-            producer = self.graph.producer.get(position.value)
-            is_product = producer is not None and producer.operator_class is OperatorClass.MATMUL
-            stack.extend((step, through_product or is_product, False) for step in self.steps(position))
-        return [(position, crossed[position]) for position in reversed(finished)]
+            position, is_left = stack.pop()
+            if is_left:
+                finished[position] = None
+            elif position not in entered:
+                entered.add(position)
+                stack.append((position, True))
+                stack.extend((step, False) for step in self.steps(position))
+        return list(reversed(finished))
+
+    def _after(self, producer: Node | None, before: _Scored) -> _Scored:
+        """What lies before the operands of a node, given what lies before its result."""
+        if producer is None:
+            return before
+        if producer.operator_class is OperatorClass.MATMUL:
+            return _Scored.PRODUCT
+        function = producer.attribute("function")
+        if producer.operator_class is OperatorClass.REDUCTION and function in _SUMS:
+            return max(before, _Scored.SUMMED)
+        # The square of the memory is no product with a query.
+        if before is _Scored.SUMMED and function == "mul" and len(set(producer.inputs)) > 1:
+            return _Scored.PRODUCT
+        return before
 
 
 def find_selections(graph: Graph) -> tuple[Selection, ...]:

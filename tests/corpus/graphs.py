@@ -196,5 +196,32 @@ def table_lookup(rows: int = 32, width: int = 8, selected: int = 4) -> Graph:
     return build.done(build.call("mean.dim", build.call("index_select", table, 0, flat, to="found"), (0,), to="mean"))
 
 
+def page_bounds(pages: int = 8, page: int = 4, width: int = 8, selected: int = 2) -> Graph:
+    """Pages are scored by bounds of their keys, the product written out; attention goes over their tokens."""
+    build = GraphBuilder("page_bounds")
+    gate, query = build.input("gate", 1, 1, width), build.input("query", 1, 1, width)
+    lower, upper = build.input("lower", 1, pages, width), build.input("upper", 1, pages, width)
+    keys = build.input("keys", 1, pages, page * width)
+    products = [build.call("mul.Tensor", gate, bound, to=f"products_{bound}") for bound in (lower, upper)]
+    scores = build.call("sum.dim_IntList", build.call("maximum", *products, to="larger"), (-1,), to="scores")
+    _, chosen = build.call("topk", scores, selected, -1, to="best")
+    column = build.call("unsqueeze", chosen, -1, to="column")
+    where = build.call("expand", column, (1, selected, page * width), to="where")
+    found = build.call("gather", keys, 1, where, to="found")
+    tokens = build.call("view", found, (1, selected * page, width), to="tokens")
+    weights = build.call("_softmax", _scores(build, query, tokens, "token_scores"), -1, False, to="weights")
+    return build.done(build.call("bmm", weights, tokens, to="attended"))
+
+
+def longest_entries(entries: int = 32, width: int = 8, selected: int = 4) -> Graph:
+    """Top-k over the lengths of what was passed in: nothing is asked of it, so nothing is to be tagged."""
+    build = GraphBuilder("longest_entries")
+    table = build.input("table", entries, width)
+    squares = build.call("mul.Tensor", table, table, to="squares")
+    _, chosen = build.call("topk", build.call("sum.dim_IntList", squares, (-1,), to="lengths"), selected, -1, to="best")
+    return build.done(build.call("index_select", table, 0, chosen, to="found"))
+
+
 SMALL_GRAPHS = {made.__name__: made for made in (sparse_selection, threshold_selection, expert_routing,
-                                                 dense_attention, attention_with_sink, table_lookup)}
+                                                 dense_attention, attention_with_sink, table_lookup,
+                                                 page_bounds, longest_entries)}

@@ -20,6 +20,8 @@ STAGES = {
     "dense_attention": {Stage.PREPARE, Stage.RELEVANCY, Stage.APPLY},
     "attention_with_sink": {Stage.PREPARE, Stage.RELEVANCY, Stage.APPLY},
     "table_lookup": {Stage.RELEVANCY, Stage.RETRIEVAL, Stage.APPLY},
+    "page_bounds": {Stage.RELEVANCY, Stage.RETRIEVAL, Stage.APPLY},
+    "longest_entries": set(),
 }
 
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from hetcc.backends.contract import EmittedRegion, Rejected
-from hetcc.backends.gpu import tools
+from hetcc.backends.gpu import modules, tools
 from hetcc.backends.gpu.emit import emit_many
-from hetcc.backends.gpu.modules import module_key
 from hetcc.backends.gpu.importer import ERROR_SUFFIX
+from hetcc.backends.gpu.modules import module_key
 from hetcc.backends.gpu.store import ModuleStore, default_folder
 from hetcc.errors import ToolError, UserError
 from hetcc.ir import DType, Graph, Node, Operand, OperatorClass, Role, SourceOperator, TensorType, Value
@@ -133,6 +133,36 @@ def test_modules_come_from_the_store(tmp_path: Path, imported: list[int]) -> Non
     assert imported == [1]
 
 
+def test_a_module_that_spills_is_compiled_another_way(tmp_path: Path, imported: list[int],
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    """The flags of a retry end up in the module here, and 'split' ones spill less, but only the second not at all."""
+    compiler = program(tmp_path, "flags=$*", 'while [ "$1" != -o ]; do shift; done', 'echo "$flags" > "$2"')
+    tried: list[str] = []
+
+    def spilled(module: bytes) -> int:
+        tried.append(module.decode())
+        return 0 if b"reduction=8" in module else 3 if b"reduction=4" in module else 7
+
+    monkeypatch.setattr(modules, "spilled_registers", spilled)
+    result = emit_many({"a": region()}, ("gfx90a", "llvm-cpu"), jobs=1, store=ModuleStore(tmp_path / "store"),
+                       compiler=compiler)["a"]
+    assert isinstance(result, EmittedRegion)
+    kept = next(data for path, data in result.files.items() if path.endswith("gfx90a.vmfb"))
+    assert b"reduction=8" in kept
+    assert len(tried) == 3, "what does not spill ends the search, and the processor of the host has no retries"
+
+
+def test_the_least_spills_win_when_all_spill(tmp_path: Path, imported: list[int],
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = program(tmp_path, "flags=$*", 'case "$flags" in *reduction=8*) exit 1;; esac',
+                       'while [ "$1" != -o ]; do shift; done', 'echo "$flags" > "$2"')
+    monkeypatch.setattr(modules, "spilled_registers", lambda module: 3 if b"reduction=4" in module else 7)
+    result = emit_many({"a": region()}, ("gfx90a",), jobs=1, store=ModuleStore(tmp_path / "store"),
+                       compiler=compiler)["a"]
+    assert isinstance(result, EmittedRegion)
+    assert b"reduction=4" in next(data for path, data in result.files.items() if path.endswith("vmfb"))
+
+
 def test_keys_tell_programs_targets_and_tools_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tools, "toolchain_identity", lambda: "one")
     keys = {module_key(digest, tools.target_named(target)) for digest in ("a", "b") for target in tools.TARGETS}
@@ -144,7 +174,7 @@ def test_keys_tell_programs_targets_and_tools_apart(monkeypatch: pytest.MonkeyPa
 def test_targets_do_not_depend_on_the_machine() -> None:
     assert {"gfx90a", "gfx942", "sm_80", "sm_90", "llvm-cpu"} <= set(tools.TARGETS)
     assert not any("=host" in flag for target in tools.TARGETS.values() for flag in target.flags)
-    assert [target.name for target in tools.TARGETS.values() if target.emulates] == ["llvm-cpu"]
+    assert [target.name for target in tools.TARGETS.values() if target.emulates] == ["llvm-cpu", "interpreter"]
     with pytest.raises(UserError, match="gfx90a"):
         tools.target_named("gfx000")
 
@@ -231,7 +261,9 @@ def test_real_tools_give_the_same_bytes_in_every_folder(tmp_path: Path) -> None:
     assert "no_such_operator" in bad.actual
     assert isinstance(good, EmittedRegion)
     assert good.engine == "iree llvm-cpu (emulated gpu)"
-    assert set(good.files) == {good.entry, good.entry.replace("llvm-cpu", "gfx90a")}
+    stem = digest_of(regions["good"])[:24]
+    assert set(good.files) == {f"{stem}.{target}.{kind}" for target in ("gfx90a", "llvm-cpu") for kind in ("json", "vmfb")}
+    assert good.entry == f"{stem}.llvm-cpu.json"
     digest = digest_of(regions["good"])
     folder = tmp_path / "another, longer name"
     folder.mkdir()
@@ -241,7 +273,7 @@ def test_real_tools_give_the_same_bytes_in_every_folder(tmp_path: Path) -> None:
     for target in ("gfx90a", "llvm-cpu"):
         module = folder / "module"
         assert tools.run_compiler(pair[1], module, tools.target_named(target)).ok
-        assert module.read_bytes() == good.files[good.entry.replace("llvm-cpu", target)]
+        assert module.read_bytes() == good.files[f"{stem}.{target}.vmfb"]
 
 
 def test_a_linker_in_a_folder_with_a_space_gets_another_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from hetcc.backends.gpu import emit as emission
 from hetcc.backends.gpu.emit import emit_many
 from hetcc.backends.gpu.kernels.operations_attention import DecodeAttention, GatherAttention
 from hetcc.backends.gpu.kernels.operations_selection import ScoreTopK, TopK
-from hetcc.backends.gpu.partition.matchers import matches_of
 from hetcc.backends.gpu.memory import GpuMemory
+from hetcc.backends.gpu.partition.matchers import matches_of
 from hetcc.backends.gpu.partition.parts import KernelPart, ModulePart, split
 from hetcc.backends.gpu.program import GpuProgram
 from hetcc.backends.gpu.program_file import KernelCall, ModuleCall, ProgramFile

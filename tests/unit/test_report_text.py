@@ -138,7 +138,7 @@ def summary(latency_s: float) -> dict[str, Any]:
         "predicted": {"latency_s": latency_s, "gpu_only_latency_s": 2e-3, "energy_j": 1.0, "gpu_only_energy_j": 1.0},
         "partition": {"partitioner": "optimal", "objective": 1.0, "lower_bound": 0.5, "gap": 1.0}, "baseline": "tuned",
         "memory_bytes": {"gpu": 1024, "host": 8}, "capacity_bytes": {"gpu": 2048}, "fits": False,
-        "coverage": {"host_nodes": ["x", "y"]}}
+        "coverage": {"host_nodes": ["x", "y"], "flops": {"host": 0.25}, "bytes": {"host": 0.5}}}
 
 
 def test_a_summary_names_the_baseline_and_the_direction() -> None:
@@ -146,7 +146,8 @@ def test_a_summary_names_the_baseline_and_the_direction() -> None:
     assert rows["predicted step"] == "1 ms, 2.00x better than the GPU alone (2 ms, 'tuned' baseline)"
     assert rows["predicted energy"] == "1 J (the GPU alone, 'tuned' baseline)"
     assert dict(summary_lines(summary(4e-3)))["predicted step"].startswith("4 ms, 2.00x worse")
-    assert rows["memory"].endswith("DOES NOT FIT") and rows["on the host"] == "2 nodes, first x"
+    assert rows["memory"].endswith("DOES NOT FIT")
+    assert rows["on the host"] == "2 nodes, first x: 25.00% of the flops, 50.00% of the bytes"
 
 
 def test_an_exported_problem_carries_its_placement_and_no_regions() -> None:

@@ -69,15 +69,22 @@ class BurstReader(Elaboratable):
 
     def __init__(self, depth: int, burst: int) -> None:
         self._depth, self._burst = depth, burst
-        self.request_valid, self.request_ready = Signal(), Signal()
+        self.request_valid = Signal()
+        self.request_ready = Signal()
         self.request_address = Signal(ADDRESS_BITS)
         """In bytes, a multiple of 64."""
         self.request_beats = Signal(COUNT_BITS)
         """May be zero."""
-        self.beat_valid, self.beat_ready, self.beat_data = Signal(), Signal(), Signal(BEAT_BITS)
-        self.arvalid, self.arready = Signal(), Signal()
-        self.araddr, self.arlen = Signal(ADDRESS_BITS), Signal(8)
-        self.rvalid, self.rready, self.rdata = Signal(), Signal(), Signal(BEAT_BITS)
+        self.beat_valid = Signal()
+        self.beat_ready = Signal()
+        self.beat_data = Signal(BEAT_BITS)
+        self.arvalid = Signal()
+        self.arready = Signal()
+        self.araddr = Signal(ADDRESS_BITS)
+        self.arlen = Signal(8)
+        self.rvalid = Signal()
+        self.rready = Signal()
+        self.rdata = Signal(BEAT_BITS)
 
     def elaborate(self, _platform: Any) -> Module:
         """See the class."""
@@ -121,13 +128,18 @@ class WriteCombiner(Elaboratable):
 
     def __init__(self, element_bytes: int, offset_bits: int) -> None:
         self._size = element_bytes
-        self.valid, self.ready = Signal(), Signal()
-        self.offset, self.data = Signal(offset_bits), Signal(8 * element_bytes)
-        self.flush, self.empty = Signal(), Signal()
-        self.word_valid, self.word_ready = Signal(), Signal()
+        self.valid = Signal()
+        self.ready = Signal()
+        self.offset = Signal(offset_bits)
+        self.data = Signal(8 * element_bytes)
+        self.flush = Signal()
+        self.empty = Signal()
+        self.word_valid = Signal()
+        self.word_ready = Signal()
         self.word = Signal(offset_bits - 6)
         """Number of the word."""
-        self.word_data, self.word_strobe = Signal(BEAT_BITS), Signal(BEAT_BYTES)
+        self.word_data = Signal(BEAT_BITS)
+        self.word_strobe = Signal(BEAT_BYTES)
 
     def elaborate(self, _platform: Any) -> Module:
         """See the class."""
@@ -160,11 +172,21 @@ class WordWriter(Elaboratable):
     OUTPUTS = ("ready", "idle", "awvalid", "awaddr", "wvalid", "wdata", "wstrb", "bready")
 
     def __init__(self) -> None:
-        self.valid, self.ready, self.idle = Signal(), Signal(), Signal()
-        self.address, self.data, self.strobe = Signal(ADDRESS_BITS), Signal(BEAT_BITS), Signal(BEAT_BYTES)
-        self.awvalid, self.awready, self.awaddr = Signal(), Signal(), Signal(ADDRESS_BITS)
-        self.wvalid, self.wready, self.wdata, self.wstrb = Signal(), Signal(), Signal(BEAT_BITS), Signal(BEAT_BYTES)
-        self.bvalid, self.bready = Signal(), Signal()
+        self.valid = Signal()
+        self.ready = Signal()
+        self.idle = Signal()
+        self.address = Signal(ADDRESS_BITS)
+        self.data = Signal(BEAT_BITS)
+        self.strobe = Signal(BEAT_BYTES)
+        self.awvalid = Signal()
+        self.awready = Signal()
+        self.awaddr = Signal(ADDRESS_BITS)
+        self.wvalid = Signal()
+        self.wready = Signal()
+        self.wdata = Signal(BEAT_BITS)
+        self.wstrb = Signal(BEAT_BYTES)
+        self.bvalid = Signal()
+        self.bready = Signal()
 
     def elaborate(self, _platform: Any) -> Module:
         """See the class."""

@@ -114,7 +114,8 @@ class Unpacker(Elaboratable):
 
     def __init__(self, sizes: Sequence[int], stripes: int = 1) -> None:
         self._sizes, self._stripes = tuple(sizes), stripes
-        self.run_valid, self.run_ready = Signal(), Signal()
+        self.run_valid = Signal()
+        self.run_ready = Signal()
         self.run_kind = Signal(range(max(len(sizes), 2)))
         self.run_skip = Signal(6)
         """Granules before the first in its word."""
@@ -122,9 +123,11 @@ class Unpacker(Elaboratable):
         """Granules."""
         self.run_turn = Signal(range(max(stripes, 2)))
         """Reader of the first word."""
-        self.beat_valid, self.beat_ready = Signal(stripes), Signal(stripes)
+        self.beat_valid = Signal(stripes)
+        self.beat_ready = Signal(stripes)
         self.beat_data = Signal(BEAT_BITS * stripes)
-        self.valid, self.ready = Signal(), Signal()
+        self.valid = Signal()
+        self.ready = Signal()
         self.data = Signal(8 * max(sizes))
 
     def ports(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -175,8 +178,11 @@ class Assembler(Elaboratable):
 
     def __init__(self, granule_bits: int, beat: int, row: int) -> None:
         self._bits, self._beat, self._row = granule_bits, beat, row
-        self.valid, self.ready, self.data = Signal(), Signal(), Signal(granule_bits)
-        self.beat_valid, self.beat_ready = Signal(), Signal()
+        self.valid = Signal()
+        self.ready = Signal()
+        self.data = Signal(granule_bits)
+        self.beat_valid = Signal()
+        self.beat_ready = Signal()
         self.beat_data = Signal(granule_bits * beat)
 
     def elaborate(self, _platform: Any) -> Module:

@@ -13,6 +13,10 @@ from hetcc.errors import UserError
 
 if TYPE_CHECKING:
     from hetcc.backends.fpga.rtl.library import Library
+    from hetcc.backends.fpga.rtl.top import StreamCore
+
+if TYPE_CHECKING:
+    from hetcc.backends.fpga.rtl.library import Library
 
 _SCRIPT = """\
 proc -nomux -norom
@@ -24,7 +28,7 @@ write_verilog -norename kernel.v
 
 
 def write(graph: StageGraph, kernel: str, lanes: int) -> bytes:
-    """The Verilog text of a stage graph within the limits of ``limits.check``; equal graphs give equal bytes.
+    """The Verilog text of a streaming core within the limits of ``limits.check``; equal graphs give equal bytes.
 
     Args:
         graph: the kernel.
@@ -35,6 +39,33 @@ def write(graph: StageGraph, kernel: str, lanes: int) -> bytes:
         UserError: HET-F001, the graph is beyond the limits.
         ToolError: HET-T001, no yosys; HET-T002, it failed.
     """
+    library, core = _core_of(graph, kernel, lanes)
+    return _written({kernel: _netlist(core, kernel, core.ports())}, library)
+
+
+def write_kernel(graph: StageGraph, kernel: str, lanes: int, stripes: int = 1) -> bytes:
+    """The Verilog text of a whole kernel: the shell (``rtl/shell.py``) with the streaming core inside.
+
+    Args:
+        graph: the kernel.
+        kernel: name of the top module; the core is ``<kernel>_core``.
+        lanes: results of the first inner product per cycle.
+        stripes: parts of the table, each behind a master of its own.
+
+    Raises:
+        UserError: HET-F001, the graph is beyond the limits.
+        ToolError: HET-T001, no yosys; HET-T002, it failed.
+    """
+    from hetcc.backends.fpga.rtl.shell import Shell
+
+    library, core = _core_of(graph, kernel, lanes)
+    shell = Shell(graph, library, core, kernel, stripes)
+    texts = {kernel: _netlist(shell, kernel, shell.ports()),
+             f"{kernel}_core": _netlist(core, f"{kernel}_core", core.ports())}
+    return _written(texts, library)
+
+
+def _core_of(graph: StageGraph, kernel: str, lanes: int) -> tuple[Library, StreamCore]:
     beyond = check(graph)
     if beyond is not None:
         raise UserError("HET-F001", str(beyond), where=kernel, fix="it still runs in the functional model")
@@ -43,30 +74,18 @@ def write(graph: StageGraph, kernel: str, lanes: int) -> bytes:
     from hetcc.backends.fpga.rtl.top import StreamCore
 
     library = Library(shared=True)
-    core = StreamCore(graph, library, lanes)
-    return text_of(core, kernel, core.ports(), library)
+    return library, StreamCore(graph, library, lanes)
 
 
-def text_of(unit: Any, name: str, ports: tuple[Any, ...], library: Library) -> bytes:
-    """The Verilog of any unit and of those it was made with.
-
-    Args:
-        unit: the top module.
-        name: its name.
-        ports: all its ports but clock and reset.
-        library: where it placed units; ``shared``.
-
-    Raises:
-        ToolError: HET-T001, no yosys; HET-T002, it failed.
-    """
-    texts = {name: _netlist(unit, name, ports)}
+def _written(texts: dict[str, str], library: Library) -> bytes:
+    """One file of the given modules and of all units they refer to."""
     # Units may themselves refer to units, so look again until no new name appears.
-    while missing := [other for other in library.modules if other not in texts]:
-        for other in missing:
-            inner, inner_ports = library.modules[other]
-            texts[other] = _netlist(inner, other, inner_ports)
-    with tempfile.TemporaryDirectory(prefix="hetcc-rtl-") as place:
-        folder = Path(place)
+    while missing := [name for name in library.modules if name not in texts]:
+        for name in missing:
+            unit, ports = library.modules[name]
+            texts[name] = _netlist(unit, name, ports)
+    with tempfile.TemporaryDirectory(prefix="hetcc-rtl-") as name:
+        folder = Path(name)
         reads = []
         for module in sorted(texts):
             (folder / f"{module}.il").write_text(texts[module])

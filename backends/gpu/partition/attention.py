@@ -5,7 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from hetcc.backends.gpu.kernels.operations_attention import AttentionOptions, AttentionSizes, DecodeAttention, GatherAttention
+from hetcc.backends.gpu.kernels.operations_attention import (
+    AttentionOptions,
+    AttentionSizes,
+    DecodeAttention,
+    GatherAttention,
+)
 from hetcc.backends.gpu.partition.patterns import Chain, Match, Reader, Rows
 from hetcc.errors import UserError
 from hetcc.ir import DType, Node, OperatorClass, TensorType

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from hetcc.backends.gpu.partition.attention import match_attention
-from hetcc.backends.gpu.partition.selection import match_selection
 from hetcc.backends.gpu.partition.patterns import Match, Reader
+from hetcc.backends.gpu.partition.selection import match_selection
 from hetcc.ir import Graph, Node, OperatorClass
 
 MINIMUM_ENTRIES = 257
