@@ -80,9 +80,9 @@ def main() -> int:
         print(f"[{position}/{len(asked)}] {rows[-1]}", file=sys.stderr, flush=True)
     text = "\n".join((
         "# Models that can be planned", "",
-        f"`{COMMAND}` on {date.today().isoformat()} ({platform.machine()}, transformers' own configurations, decode, "
+        (f"`{COMMAND}` on {date.today().isoformat()} ({platform.machine()}, transformers' own configurations, decode, "
         f"{chosen.layers} layers where a configuration lets that be said, {chosen.context} entries of cache, bfloat16, "
-        "no code emitted). *host* is what no GPU operator takes; everything else runs on the GPU.", "",
+        "no code emitted). *host* is what no GPU operator takes; everything else runs on the GPU."), "",
         f"{planned} of {len(asked)} are planned, {clean} of them without the host.", "",
         "| model type | nodes | memory pipelines | host, flops | host, bytes | on the host, or why not |",
         "|---|---|---|---|---|---|", *rows, ""))

@@ -1,4 +1,4 @@
-"""Regions to GPU code: what kernels compute is cut out, the rest becomes modules, and a file per target says in which order."""
+"""Regions to GPU code: kernels, modules for the rest, and a file per target that says in which order they run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory behind the IREE runtime, where weights, caches and results stay between calls, and the modules loaded there."""
+"""Memory behind the IREE runtime: weights, caches and results stay there between calls; modules are loaded there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Programs to modules of general operators: each distinct one once, in child processes, from the cache when it is there."""
+"""Programs to compiled modules: each distinct one once, in child processes, from the cache when it is there."""
 
 from __future__ import annotations
 

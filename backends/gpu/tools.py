@@ -84,8 +84,9 @@ _BASELINES: Mapping[str, tuple[str, str]] = {
 def _llvm_cpu() -> Target:
     machine = platform.machine()
     triple, baseline = _BASELINES.get(machine, (f"{machine}-unknown-linux-gnu", "generic"))
-    return Target("llvm-cpu", ("--iree-hal-target-device=local", "--iree-hal-local-target-device-backends=llvm-cpu",
-                               f"--iree-llvmcpu-target-triple={triple}", f"--iree-llvmcpu-target-cpu={baseline}"), True, False)
+    flags = ("--iree-hal-target-device=local", "--iree-hal-local-target-device-backends=llvm-cpu",
+             f"--iree-llvmcpu-target-triple={triple}", f"--iree-llvmcpu-target-cpu={baseline}")
+    return Target("llvm-cpu", flags, emulates=True, kernels=False)
 
 
 TARGETS: Mapping[str, Target] = {

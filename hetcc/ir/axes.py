@@ -16,6 +16,8 @@ from hetcc.ir.graph import Graph, Node
 from hetcc.ir.operators import OperatorClass
 
 Shape = tuple[int, ...]
+_IN_ORDER = frozenset({"reshape", "unsqueeze", "squeeze"})
+"""Views that leave the elements in their order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,26 @@ def _along_itself(source: Shape, target: Shape, axis: int) -> int | None:
         if extent > 1 and math.prod(source[:own]) == before:
             whole = target[axis] % extent == 0 or extent % target[axis] == 0
             return own if target[axis] > 1 and whole else None
+    return None
+
+
+def unmerged_axis(graph: Graph, node: Node, axis: int, extent: int) -> tuple[ValueAxis, int] | None:
+    """Where a reshape takes the innermost ``extent`` entries of its output axis from, if the two are merged differently.
+
+    ``[B, T, C] -> [B*T, C]`` merges: axis 0 of the result, T entries at a time, is axis 1 of the source. The other way
+    round the source's axis holds B memories of T entries one after the other.
+
+    Returns:
+        the source axis and how many times ``extent`` lies along it; None when no axis ends with those entries.
+    """
+    if node.operator_class is not OperatorClass.VIEW or node.attribute("kind") not in _IN_ORDER:
+        return None
+    target = graph.type_of(node.outputs[0]).shape
+    end, before = math.prod(target[:axis + 1]), 1
+    for place, size in enumerate(graph.type_of(node.inputs[0]).shape):
+        before *= size
+        if before == end and size % extent == 0 and size >= extent:
+            return ValueAxis(node.inputs[0], place), size // extent
     return None
 
 

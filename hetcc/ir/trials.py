@@ -61,7 +61,7 @@ def trial_arguments(request: CheckRequest, trial: int) -> dict[str, Array]:
         found[name] = _random(graph.type_of(name), generator)
         if masked and name in request.mask_inputs and graph.type_of(name).dtype.is_floating:
             hidden = generator.random(found[name].shape) < 0.5
-            hidden[..., chosen.flat[0]] = False
+            hidden[..., _one_of_each(request, chosen)] = False
             found[name][hidden] = _LOWEST[graph.type_of(name).dtype]
     return found
 
@@ -79,11 +79,23 @@ def _random(tensor_type: TensorType, generator: numpy.random.Generator) -> Array
 def _distinct_indices(request: CheckRequest, generator: numpy.random.Generator) -> Array:
     """Distinct positions below the memory's extent, drawn anew for each batch entry."""
     shape = request.before.type_of(request.indices).shape
-    axis = max(range(len(shape)), key=lambda place: (shape[place] > 1, place))
+    axis = _selected_axis(request)
     count = request.before.type_of(request.indices).elements // shape[axis]
     rows = numpy.stack([generator.permutation(request.extent)[:shape[axis]] for _ in range(count)])
     others = [extent for place, extent in enumerate(shape) if place != axis]
     return numpy.moveaxis(rows.reshape([*others, shape[axis]]), -1, axis)
+
+
+def _one_of_each(request: CheckRequest, chosen: Array) -> Array:
+    """One position that each query selected, so that hiding others leaves it something to look at."""
+    axis = _selected_axis(request)
+    return numpy.unique(numpy.take(chosen, 0, axis))
+
+
+def _selected_axis(request: CheckRequest) -> int:
+    """Axis of the indices along which one query's selection lies: the last that is longer than one."""
+    shape = request.before.type_of(request.indices).shape
+    return max(range(len(shape)), key=lambda place: (shape[place] > 1, place))
 
 
 def _relative_error(actual: Array, reference: Array) -> float:

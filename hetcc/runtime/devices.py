@@ -15,6 +15,7 @@ from hetcc.backends.gpu.program import GpuProgram
 from hetcc.backends.host.program import OnnxProgram, TorchProgram, load_host_program
 from hetcc.errors import UserError
 from hetcc.ir import Graph
+from hetcc.plan.plan import PhasePlan
 
 Array = numpy.ndarray
 
@@ -33,6 +34,10 @@ class RuntimeDevice(Protocol):
 
     def load(self, region: Graph, files: Mapping[str, bytes], entry: str) -> None:
         """Make a region ready to launch."""
+        ...
+
+    def schedule(self, phase: PhasePlan) -> None:
+        """Be told the steps of a phase, with their streams and what they wait for, after its regions were loaded."""
         ...
 
     def launch(self, region: str) -> LaunchEvidence:
@@ -56,7 +61,14 @@ class RuntimeDevice(Protocol):
         ...
 
 
-class EmulatedGpu:
+class OneAfterAnother:
+    """What devices share that finish every step before they return: streams and waits are kept by that alone."""
+
+    def schedule(self, phase: PhasePlan) -> None:
+        """See :class:`RuntimeDevice`."""
+
+
+class EmulatedGpu(OneAfterAnother):
     """IREE on this machine's processor in place of the GPU."""
 
     def __init__(self) -> None:
@@ -90,7 +102,7 @@ class EmulatedGpu:
         self.memory.drop(names)
 
 
-class _ArrayMemory:
+class _ArrayMemory(OneAfterAnother):
     """Values as numpy arrays."""
 
     def __init__(self) -> None:

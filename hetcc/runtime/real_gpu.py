@@ -8,10 +8,11 @@ import numpy
 
 from hetcc.backends.gpu.drivers.contract import GpuDriver
 from hetcc.backends.gpu.drivers.memory import CardMemory
+from hetcc.backends.gpu.drivers.order import StepOrder
 from hetcc.backends.gpu.drivers.program import CardProgram
 from hetcc.errors import ToolError
 from hetcc.ir import Graph
-from hetcc.plan.plan import RegionSpec
+from hetcc.plan.plan import LaunchStep, PhasePlan, RegionSpec
 from hetcc.runtime.devices import LaunchEvidence
 
 Array = numpy.ndarray
@@ -45,15 +46,32 @@ class RealGpu:
         self.driver = driver
         self.memory = memory if memory is not None else CardMemory(driver)
         self.programs: dict[str, CardProgram] = {}
+        self._order: dict[str, tuple[StepOrder, int]] = {}
+        """Streams and events of its phase, and the position of the step that launches it, by region."""
 
     def load(self, region: Graph, files: Mapping[str, bytes], entry: str) -> None:
         """See :class:`RuntimeDevice`."""
         self.programs[region.name] = CardProgram(region, files, entry, self.memory)
 
+    def schedule(self, phase: PhasePlan) -> None:
+        """See :class:`RuntimeDevice`. Steps of other devices are over when they return; the card's own may overlap."""
+        launches = {position: step for position, step in enumerate(phase.steps)
+                    if isinstance(step, LaunchStep) and f"{phase.phase}/{step.region}" in self.programs}
+        order = StepOrder(self.driver, [
+            (launches[position].stream, launches[position].waits) if position in launches else None
+            for position in range(len(phase.steps))])
+        self._order.update({f"{phase.phase}/{step.region}": (order, position) for position, step in launches.items()})
+
     def launch(self, region: str) -> LaunchEvidence:
         """See :class:`RuntimeDevice`. Kernels may still be running when this returns."""
         program = self.programs[region]
+        if region not in self._order:
+            program.step()
+            return LaunchEvidence(program.engine)
+        order, position = self._order[region]
+        self.memory.on(order.begin(position))
         program.step()
+        order.end(position)
         return LaunchEvidence(program.engine)
 
     def put(self, name: str, array: Array) -> None:

@@ -90,6 +90,8 @@ class Session:
                 if (spec.device, name) not in self._bound:
                     device.put(name, self._weights.read(name, graph))
                     self._bound.add((spec.device, name))
+        for device in self.devices.values():
+            device.schedule(phase)
         steps = tuple(self._prepared(loaded, position) for position in range(len(phase.steps)))
         self.phases[phase.phase] = replace(loaded, steps=steps)
 
@@ -152,7 +154,7 @@ class Session:
                 self.write_cache(cache.name, self.devices[home].get(cache.name), cache.device)
 
     def _prepared(self, loaded: _LoadedPhase, position: int) -> Callable[[], StepRecord]:
-        """A step as a function of nothing: what it looks up is looked up once, since launches are counted in microseconds."""
+        """A step as a function of nothing: looked up once, because launches are counted in microseconds."""
         step = loaded.plan.steps[position]
         if isinstance(step, LaunchStep):
             return self._launch(loaded, position, step)

@@ -137,15 +137,15 @@ class _Narrowing:
     def _narrow(self, value: str, axis: int) -> Value:
         """Declare the narrowed twin of ``value``."""
         shape = list(self.graph.type_of(value).shape)
-        shape[axis] = self.selected
+        shape[axis] = self.selected * self.found.outer_of(value)
         twin = Value(self._twin_name(value), TensorType(tuple(shape), self.graph.type_of(value).dtype))
-        self._declare(twin, axis)
+        self._declare(twin, axis, self.found.outer_of(value))
         self.renames[value] = twin.name
         return twin
 
-    def _declare(self, value: Value, axis: int) -> None:
+    def _declare(self, value: Value, axis: int, outer: int = 1) -> None:
         self.values[value.name] = value
-        self.resizes[value.name] = Resize(axis, min(self.selected, _CHECK_SELECTED))
+        self.resizes[value.name] = Resize(axis, outer * min(self.selected, _CHECK_SELECTED))
 
     def _fill_scatter(self) -> None:
         """At the selected entries the scattered mask holds the scattered constant."""
@@ -158,28 +158,51 @@ class _Narrowing:
         self.added.append(self.builder.fill(output.name, output, constant, self.provenance))
 
     def _gather(self, value: str, axis: int) -> None:
-        batch = self.graph.type_of(self.found.indices).shape[0] if self.found.scatter.integer("axis") else 1
-        if batch == 1:
+        if self.found.batch == 1:
             flat = self._index((self.selected,), 0)
             output = self._narrow(value, axis)
             self.added.append(self.builder.gather_rows(output.name, value, flat, axis, output, self.provenance))
-            return
-        output_shape = list(self.graph.type_of(value).shape)
-        output_shape[0], output_shape[axis] = batch, self.selected
-        source = value
-        if self.graph.type_of(value).shape[0] != batch:
-            full = (batch, *self.graph.type_of(value).shape[1:])
-            widened = Value(f"{self._twin_name(value)}.batch", TensorType(full, self.graph.type_of(value).dtype))
-            self.values[widened.name] = widened
-            self.resizes[widened.name] = Resize(axis, self._check_extent())
-            self.added.append(self.builder.expand(widened.name, value, widened, self.provenance))
-            source = widened.name
-        thin = tuple(extent if place in (0, axis) else 1 for place, extent in enumerate(output_shape))
-        spread = self._index(thin, axis, tuple(output_shape))
-        output = Value(self._twin_name(value), TensorType(tuple(output_shape), self.graph.type_of(value).dtype))
+        elif self.found.outer_of(value) > 1:
+            self._gather_apart(value, axis)
+        else:
+            source = self._widened(value, axis)
+            output_shape = list(self.graph.type_of(value).shape)
+            output_shape[0], output_shape[axis] = self.found.batch, self.selected
+            output = Value(self._twin_name(value), TensorType(tuple(output_shape), self.graph.type_of(value).dtype))
+            self._gather_each(source, axis, output)
+            self.renames[value] = output.name
+
+    def _gather_each(self, source: str, axis: int, output: Value) -> None:
+        """Every sequence's own entries: axis 0 is the batch."""
+        shape = output.type.shape
+        thin = tuple(extent if place in (0, axis) else 1 for place, extent in enumerate(shape))
+        spread = self._index(thin, axis, shape)
         self._declare(output, axis)
-        self.renames[value] = output.name
         self.added.append(self.builder.gather_along(output.name, source, spread, axis, output, self.provenance))
+
+    def _gather_apart(self, value: str, axis: int) -> None:
+        """From a value whose memory axis holds one sequence after the other."""
+        batch, dtype, rest = self.found.batch, self.graph.type_of(value).dtype, self.graph.type_of(value).shape[axis + 1:]
+        name = self._twin_name(value)
+        apart = Value(f"{name}.apart", TensorType((batch, self.found.extent, *rest), dtype))
+        self.values[apart.name] = apart
+        self.resizes[apart.name] = Resize(1, self._check_extent())
+        self.added.append(self.builder.reshape(apart.name, value, apart, self.provenance))
+        gathered = Value(f"{name}.each", TensorType((batch, self.selected, *rest), dtype))
+        self._gather_each(apart.name, 1, gathered)
+        output = self._narrow(value, axis)
+        self.added.append(self.builder.reshape(output.name, gathered.name, output, self.provenance))
+
+    def _widened(self, value: str, axis: int) -> str:
+        """``value`` with an own copy for each sequence, if all share it."""
+        full = (self.found.batch, *self.graph.type_of(value).shape[1:])
+        if self.graph.type_of(value).shape == full:
+            return value
+        widened = Value(f"{self._twin_name(value)}.batch", TensorType(full, self.graph.type_of(value).dtype))
+        self.values[widened.name] = widened
+        self.resizes[widened.name] = Resize(axis, self._check_extent())
+        self.added.append(self.builder.expand(widened.name, value, widened, self.provenance))
+        return widened.name
 
     def _index(self, shape: tuple[int, ...], axis: int, spread: tuple[int, ...] = ()) -> str:
         """The indices reshaped (and broadcast to ``spread``), made once per shape."""
@@ -213,13 +236,12 @@ class _Narrowing:
         return tuple(self.renames.get(name, name) if name in self.found.axis_of else name for name in node.inputs)
 
     def _check_extent(self) -> int:
-        extent = self.graph.type_of(self.found.scatter.outputs[0]).shape[self.found.scatter.integer("axis")]
-        return min(extent, _CHECK_EXTENT)
+        return min(self.found.extent, _CHECK_EXTENT)
 
     def _proof(self, ends: Mapping[str, Node]) -> CheckRequest | None:
         """Both versions, shrunk along the memory axis so that even a huge memory is checked quickly."""
         found, extent, axis = self.found, self._check_extent(), self.found.scatter.integer("axis")
-        wide = {value: Resize(place, extent) for value, place in found.axis_of.items()}
+        wide = {value: Resize(place, extent * found.outer_of(value)) for value, place in found.axis_of.items()}
         wide[found.scatter.operand("data") or ""] = Resize(axis, extent)
         wide[found.indices] = Resize(axis, min(self.selected, _CHECK_SELECTED))
         before = resize(self.graph, _touching(wide, self.graph), self.builder)

@@ -29,6 +29,7 @@ from hetcc.ir import (
     TensorType,
     Value,
 )
+from hetcc.plan.plan import LaunchStep, PhasePlan
 from hetcc.runtime.real_gpu import RealGpu
 
 from corpus.fake_card import FakeCard, code_for, with_hidden
@@ -256,6 +257,31 @@ def test_with_several_streams_memory_is_used_again_only_after_the_card() -> None
     assert [entry[0] for entry in found.log] == ["finish", "copy_in"]
     memory.bind_zeros("z", TensorType((4,), DType.FLOAT32))
     assert memory.fetch("z").tolist() == [0, 0, 0, 0] and memory.fetch("y").tolist() == [1, 1, 1, 1]
+
+
+def phase_of(*launches: tuple[str, str, tuple[int, ...]]) -> PhasePlan:
+    """A phase of launches (region, stream, waits); all it needs to be scheduled."""
+    steps = tuple(LaunchStep(region=name, stream=stream, waits=waits, inputs=(), outputs=(), predicted_time_s=0.0)
+                  for name, stream, waits in launches)
+    return PhasePlan.model_construct(phase="decode", steps=steps)
+
+
+def test_steps_run_on_the_streams_of_the_plan(add_one: bytes) -> None:
+    """The second step runs on another stream and waits for the first through an event."""
+    found, memory = card()
+    gpu = RealGpu(memory.driver, memory)
+    for name in ("decode/r0", "decode/r1"):
+        gpu.load(replace(region(), name=name), files(add_one), "gpu/r0.json")
+    gpu.schedule(phase_of(("r0", "gpu.0", ()), ("r1", "gpu.1", (0,))))
+    for name in ("x", "cache"):
+        gpu.put(name, numpy.zeros(COUNT, numpy.float32))
+    found.log.clear()
+    gpu.launch("decode/r0")
+    gpu.launch("decode/r1")
+    streams = [entry[2] for entry in found.log if entry[0] == "launch"]
+    assert len(set(streams[:3])) == len(set(streams[3:])) == 1 and streams[0] != streams[3]
+    words = [entry[0] for entry in found.log if entry[0] in ("record", "wait")]
+    assert words == ["record", "wait"]
 
 
 def test_a_failed_kernel_names_its_operators_and_their_place(add_one: bytes) -> None:

@@ -262,7 +262,8 @@ def test_real_tools_give_the_same_bytes_in_every_folder(tmp_path: Path) -> None:
     assert isinstance(good, EmittedRegion)
     assert good.engine == "iree llvm-cpu (emulated gpu)"
     stem = digest_of(regions["good"])[:24]
-    assert set(good.files) == {f"{stem}.{target}.{kind}" for target in ("gfx90a", "llvm-cpu") for kind in ("json", "vmfb")}
+    assert set(good.files) == {f"{stem}.{target}.{kind}"
+                               for target in ("gfx90a", "llvm-cpu") for kind in ("json", "vmfb")}
     assert good.entry == f"{stem}.llvm-cpu.json"
     digest = digest_of(regions["good"])
     folder = tmp_path / "another, longer name"

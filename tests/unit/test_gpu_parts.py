@@ -176,7 +176,8 @@ def test_short_rows_are_left_to_the_compiler(graphs: dict[str, Graph]) -> None:
 
 
 def test_scores_that_are_used_again_are_not_taken() -> None:
-    graph = simplified(lambda q, k: ((s := q @ k.transpose(0, 1)).topk(4), s.sum()), (_random(3, 16), _random(ENTRIES, 16)))
+    graph = simplified(lambda q, k: ((s := q @ k.transpose(0, 1)).topk(4), s.sum()),
+                       (_random(3, 16), _random(ENTRIES, 16)))
     match, = matches_of(graph, minimum_entries=2)
     assert isinstance(match.operation, TopK)
 

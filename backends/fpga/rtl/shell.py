@@ -69,7 +69,8 @@ class Shell(Elaboratable):
     def __init__(self, graph: StageGraph, library: Library, core: Any, kernel: str, stripes: int = 1) -> None:
         self._graph, self._library, self._core, self._kernel = graph, library, core, kernel
         self.map: MemoryMap = memory_map(graph, stripes)
-        self.ap_clk, self.ap_rst_n = Signal(), Signal()
+        self.ap_clk = Signal()
+        self.ap_rst_n = Signal()
         self.control = AxiLiteControl([(argument.offset, 64 if argument.master >= 0 else 32)
                                        for argument in self.map.arguments])
         self.masters = [AxiMaster(master.name, master.writes) for master in self.map.masters]

@@ -74,7 +74,7 @@ class Reader:
         return product.inputs[product.integer("lhs")], product.inputs[product.integer("rhs")]
 
     def walk(self, value: str, *, masks: bool = True) -> Chain:
-        """Follow ``value`` back. A factor applied after a mask was added would scale the mask too; that ends the walk."""
+        """Follow ``value`` back. A factor applied after a mask would scale the mask too; that ends the walk."""
         nodes: list[Node] = []
         scale, mask, mask_shape = 1.0, "", ()
         while (node := self.graph.producer.get(value)) is not None:
@@ -122,7 +122,7 @@ class Reader:
 
     def find(self, value: str, wanted: Callable[[Strided], Found | None],
              dtype: DType | None = None) -> tuple[str, Found] | None:
-        """The farthest tensor (of ``dtype``) that ``value`` is a view of and that suits, and what ``wanted`` says of it."""
+        """The farthest tensor (of ``dtype``) that ``value`` views and that suits, and what ``wanted`` says of it."""
         for look in looks_of(self.graph, value):
             answer = wanted(look) if dtype in (None, self.dtype(look.base)) else None
             if answer is not None:

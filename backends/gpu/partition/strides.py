@@ -42,7 +42,7 @@ def dense(base: str, shape: Sequence[int]) -> Strided:
 
 
 def regroup(factors: Factors, shape: Sequence[int]) -> tuple[Factors, ...] | None:
-    """Row-major factors dealt out to axes of ``shape``; None when an axis would need part of a factor that does not divide."""
+    """Row-major factors dealt out to axes of ``shape``; None when a factor would have to be cut unevenly."""
     rest = [factor for factor in factors if factor[0] != 1]
     axes: list[Factors] = []
     for extent in shape:
@@ -102,9 +102,10 @@ def broadcast(look: Strided, shape: Sequence[int], dims: Sequence[int], elements
     """Extents, full or 1, of a dense tensor that ``look``, broadcast to ``shape`` and regrouped to ``dims``, repeats.
 
     Args:
-        look: at a tensor of ``elements`` elements.
+        look: at a tensor.
         shape: what it is broadcast to.
         dims: extents with the same product as ``shape``.
+        elements: of the tensor that is looked at.
     """
     axes = regroup(_expanded(look, shape).factors, dims) if len(look.axes) <= len(shape) else None
     if axes is None or look.offset:
@@ -155,7 +156,8 @@ def _extent(axis: Factors) -> int:
 
 def _expanded(source: Strided, shape: Sequence[int]) -> Strided:
     padded: list[Factors] = [*[()] * (len(shape) - len(source.axes)), *source.axes]
-    axes = tuple(axis if _extent(axis) == extent else ((extent, 0),) for axis, extent in zip(padded, shape, strict=True))
+    axes = tuple(axis if _extent(axis) == extent else ((extent, 0),)
+                 for axis, extent in zip(padded, shape, strict=True))
     return Strided(source.base, axes, source.offset)
 
 
