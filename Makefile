@@ -14,7 +14,7 @@ STAMP := .venv/.hetcc-installed
 MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check golden install clean
+.PHONY: help demo test test-slow check golden bench-gpu install clean
 
 help:  ## Show this list
 	@echo 'hetcc: make TARGET'
@@ -44,6 +44,9 @@ check: $(STAMP)  ## Lint, strict types, architecture rules, documentation, spill
 
 golden: $(STAMP)  ## Rewrite the golden files; read the diff before you commit it
 	@$(BIN)/python -m pytest tests/golden --update-golden $(PYTEST_ARGS)
+
+bench-gpu: $(STAMP)  ## Measure the Triton kernels against PyTorch on this machine's GPU
+	@$(BIN)/python benchmarks/gpu/run.py
 
 install: $(STAMP)  ## Only make the environment
 

@@ -43,6 +43,7 @@ _KINDS = (
     ErrorKind("HET-C009", "operator not supported", ExitCode.UNSUPPORTED),
     ErrorKind("HET-M001", "unknown device", ExitCode.USAGE),
     ErrorKind("HET-M002", "invalid device profile", ExitCode.USAGE),
+    ErrorKind("HET-M003", "calibration impossible", ExitCode.UNSUPPORTED),
     ErrorKind("HET-P001", "invalid placement", ExitCode.USAGE),
     ErrorKind("HET-P002", "cyclic placement", ExitCode.INFEASIBLE),
     ErrorKind("HET-P003", "does not fit", ExitCode.INFEASIBLE),

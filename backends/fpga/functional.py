@@ -21,6 +21,7 @@ from hetcc.backends.fpga.stage_graph import (
     Immediate,
     InnerProduct,
     Map,
+    NumberFormat,
     Operand,
     Reduce,
     Scan,
@@ -30,6 +31,7 @@ from hetcc.backends.fpga.stage_graph import (
     TopK,
 )
 from hetcc.errors import InternalError
+from hetcc.ir import DType
 
 # Rows per step: one block of 128-element rows and its two scratch arrays stay in a second-level cache.
 _BLOCK_ROWS = 512
@@ -245,8 +247,15 @@ class _Run:
         own = tuple(self._extent[name] for name in stage.over)
         stationary = cast(Floats, numpy.broadcast_to(wide, (*wide.shape[:len(stage.lanes)], *own)).reshape(
             *wide.shape[:len(stage.lanes)], depth))
-        careful = numbers.needs_flushing(rows) or numbers.needs_flushing(stationary)
         shape = tuple(self._extent[name] for name in stage.lanes)
+        if stage.format.integer_bits:
+            self._block[stage.name] = numbers.round_to(
+                self._integer_products(stage, shared, rows, stationary, shape), stage.element)
+            return
+        if stage.format is NumberFormat.BF16:
+            rows = numbers.flush(numbers.round_to(rows, DType.BFLOAT16))
+            stationary = numbers.flush(numbers.round_to(stationary, DType.BFLOAT16))
+        careful = numbers.needs_flushing(rows) or numbers.needs_flushing(stationary)
         result = numpy.empty((*shape, rows.shape[-1]), numpy.float32)
         scratch = self._scratch_for(depth, rows.shape[-1])
         for point in numpy.ndindex(shape):
@@ -256,6 +265,25 @@ class _Run:
             block = rows[tuple(at[name] if rows.shape[position] > 1 else 0 for position, name in enumerate(shared))]
             result[point] = numbers.dot(block, vector, careful, scratch)
         self._block[stage.name] = numbers.round_to(result, stage.element)
+
+    @staticmethod
+    def _integer_products(stage: InnerProduct, shared: tuple[str, ...], rows: Floats, stationary: Floats,
+                          shape: tuple[int, ...]) -> Floats:
+        """Inner products of integers: one matrix product for every point of the lanes that rows and result share."""
+        bits = stage.format.integer_bits
+        wide = numpy.broadcast_to(stationary, (*shape, stationary.shape[-1]))
+        result = numpy.empty((*shape, rows.shape[-1]), numpy.float32)
+        fixed = [stage.lanes.index(name) for name in shared]
+        free = [at for at in range(len(shape)) if at not in fixed]
+        for point in numpy.ndindex(*(shape[at] for at in fixed)):
+            place: list[int | slice] = [slice(None)] * len(shape)
+            for at, index in zip(fixed, point, strict=True):
+                place[at] = index
+            block = rows[tuple(index if rows.shape[at] > 1 else 0 for at, index in enumerate(point))]
+            vectors = wide[tuple(place)].reshape(-1, wide.shape[-1]).T
+            found = numbers.integer_dots(block, numpy.ascontiguousarray(vectors), bits)
+            result[tuple(place)] = found.reshape(*(shape[at] for at in free), rows.shape[-1])
+        return result
 
     def _scratch_for(self, depth: int, rows: int) -> tuple[Floats, Floats]:
         if self._scratch is None or self._scratch[0].shape != (depth, rows):

@@ -161,3 +161,61 @@ def dot(rows: Floats, stationary: Floats, careful: bool, scratch: tuple[Floats, 
         source, target = target, source
     total: Floats = source[0].copy()
     return total
+
+
+def quantise(vectors: Floats, bits: int) -> tuple[NDArray[numpy.int64], NDArray[numpy.int64], NDArray[numpy.bool_]]:
+    """Vectors as integers times a power of two each: ``value ~ integer * 2**exponent``.
+
+    The exponent is that of the largest magnitude less ``bits - 2``, so the largest integer is at least ``2**(bits - 2)``
+    and an integer is off by half at most, or by one where rounding up to ``2**(bits - 1)`` is cut off. Rounding is to
+    nearest, ties to even.
+
+    Args:
+        vectors: ``[D, N]``, flushed; a vector is a column.
+        bits: of an integer; its range is symmetric.
+
+    Returns:
+        integers ``[D, N]``, exponents ``[N]``, and which vectors hold an infinity or a NaN (their integers are 0).
+    """
+    bad = ~numpy.isfinite(vectors).all(axis=0)
+    finite = numpy.where(bad, numpy.float32(0), vectors)
+    largest = numpy.ascontiguousarray(numpy.abs(finite).max(axis=0)).view(numpy.uint32) >> numpy.uint32(23)
+    exponents = largest.astype(numpy.int64) - 127 - (bits - 2)
+    scaled = numpy.rint(numpy.ldexp(finite.astype(numpy.float64), -exponents))
+    limit = 2 ** (bits - 1) - 1
+    return numpy.clip(scaled, -limit, limit).astype(numpy.int64), exponents, bad
+
+
+def integer_dots(rows: Floats, vectors: Floats, bits: int) -> Floats:
+    """Inner products of quantised vectors: exact integer sums, then one rounding to binary32.
+
+    Args:
+        rows: ``[D, N]``, flushed.
+        vectors: ``[D, M]``, flushed.
+        bits: of the integers; ``D * 4**(bits - 1)`` must be below ``2**53``.
+
+    Returns:
+        ``[M, N]``; NaN where a factor held an infinity or a NaN.
+    """
+    left, left_exponents, left_bad = quantise(rows, bits)
+    right, right_exponents, right_bad = quantise(vectors, bits)
+    # Sums of such products are whole numbers that binary64 holds exactly, in any order.
+    sums = right.astype(numpy.float64).T @ left.astype(numpy.float64)
+    with numpy.errstate(over="ignore", under="ignore"):
+        scaled = numpy.ldexp(sums, left_exponents[None, :] + right_exponents[:, None]) + 0.0
+        found = flush_tiny(scaled)
+    return canonical(numpy.where(left_bad[None, :] | right_bad[:, None], numpy.float32(numpy.nan), found))
+
+
+def flush_tiny(values: NDArray[numpy.float64]) -> Floats:
+    """Binary64 rounded once to binary32; what rounds to less than the smallest normal number is a zero of its sign."""
+    with numpy.errstate(over="ignore", under="ignore"):
+        rounded = values.astype(numpy.float32)
+    # Below the normal range binary32 is coarser than the 24 bits the hardware rounds to; only a magnitude that these
+    # bring up to the smallest normal number becomes it.
+    low = numpy.abs(values) < 2.0**-126
+    if not low.any():
+        return rounded
+    rescued = numpy.abs(values) >= 2.0**-126 - 2.0**-151
+    tiny = numpy.where(rescued, SMALLEST_NORMAL, numpy.float32(0))
+    return numpy.where(low, numpy.copysign(tiny, values).astype(numpy.float32), rounded)

@@ -29,6 +29,23 @@ class Axis:
     """Trip count, at least 2 (loops of one are dropped)."""
 
 
+class NumberFormat(Enum):
+    """How the factors of an inner product with the table are held; see docs/fpga.md, "Number formats"."""
+
+    FP32 = "fp32"
+    """As they are: the policy ``exact``."""
+    BF16 = "bf16"
+    """Rounded to bfloat16; products are exact in binary32 and added in binary32."""
+    INT16 = "int16"
+    """Integers times one power of two per row and per stationary vector; added exactly."""
+    INT8 = "int8"
+
+    @property
+    def integer_bits(self) -> int:
+        """Bits of an integer format, 0 of a floating point one."""
+        return {"int16": 16, "int8": 8}.get(self.value, 0)
+
+
 class BufferRole(Enum):
     """How the kernel uses a buffer."""
 
@@ -117,6 +134,8 @@ class InnerProduct:
     lanes: tuple[str, ...]
     """Axes of the result beside instances and keys."""
     element: DType
+    format: NumberFormat = NumberFormat.FP32
+    """Of both factors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +206,8 @@ STAGE_KINDS: Mapping[str, type] = {
     kind.__name__: kind for kind in (Append, Scan, InnerProduct, Map, Reduce, TopK, Store, Export)
 }
 _PARTS: Mapping[str, type] = {kind.__name__: kind for kind in (Axis, Access, Stream, Immediate, Buffer)}
-_ENUMS: Mapping[str, type[Enum]] = {"DType": DType, "BufferRole": BufferRole}
+_ENUMS: Mapping[str, type[Enum]] = {"DType": DType, "BufferRole": BufferRole,
+                                          "NumberFormat": NumberFormat}
 
 
 @dataclass(frozen=True, slots=True)
