@@ -37,6 +37,12 @@ _MATRIX = frozenset({PROJECTION, *(item.value for item in MATRIX_CLASSES)})
 _POINTS = 4
 _PRIOR_WEIGHT = 0.03
 _SAME_INTENSITY = 1.3
+_LEAST_EXPONENT = 0.01
+"""Times of two sizes differ at least so much that the digits written to a file keep their order."""
+_STEP = 1e-3
+"""Of finite differences: numbers of a profile have six digits, so much smaller steps would show nothing."""
+_MOST_STEPS = 40
+_USABLE_SHARES = (0.1, 0.2, 0.35, 0.5, 0.7, 1.0)
 _OUTLIER = 0.1
 """Relative error from which on an observation counts as an outlier."""
 
@@ -136,24 +142,31 @@ def _fit_launches(draft: Draft, found: Sequence[Observation], facts: Facts) -> D
                        classes={kind: ClassDraft(1.0, 1e3)})
 
     start = [math.log(draft.region_s), math.log(draft.launch_s), math.log(draft.bandwidth)]
-    fitted = build(_solve(build, found, start, [(-math.inf, math.inf)] * 3, start, facts))
+    fitted = build(_solve(build, found, start, [(-math.inf, math.inf)] * 3, facts))
     return replace(draft, region_s=fitted.region_s, launch_s=fitted.launch_s)
 
 
 def _fit_memory(draft: Draft, kind: str, found: Sequence[Observation], facts: Facts) -> Draft:
-    """What all classes share, from the class that moves the most; its own fraction is 1 by definition."""
+    """What all classes share, from the class that moves the most; its own fraction is 1 by definition.
+
+    The error has steps over the usable share of the cache, where another working set fits. So shares are tried in turn.
+    """
     shape = _Shape.of(kind, found, draft)
+    start = [math.log(draft.bandwidth), math.log(2.0), math.log(3.0), math.log(1.5), *shape.start[1:]]
+    limits = [(-math.inf, math.inf), (0.0, math.log(20.0)), (0.0, math.log(8.0)), (0.0, math.log(8.0)), *shape.limits[1:]]
 
-    def build(numbers: numpy.ndarray) -> Draft:
-        bandwidth, ratio, usable, overlap, granule = (math.exp(number) for number in numbers[:5])
-        shared = replace(draft, bandwidth=bandwidth, cache_bandwidth=bandwidth * ratio, usable=usable,
-                         overlap=overlap, granule=granule)
-        return replace(shared, classes={kind: shape.drafted([0.0, *numbers[5:]], found)})
+    def build_for(usable: float) -> Callable[[numpy.ndarray], Draft]:
+        def build(numbers: numpy.ndarray) -> Draft:
+            bandwidth, ratio, overlap, granule = (math.exp(number) for number in numbers[:4])
+            shared = replace(draft, bandwidth=bandwidth, cache_bandwidth=bandwidth * ratio, usable=usable,
+                             overlap=overlap, granule=granule)
+            return replace(shared, classes={kind: shape.drafted([0.0, *numbers[4:]], found)})
 
-    start = [math.log(draft.bandwidth), math.log(2.0), math.log(0.3), math.log(3.0), math.log(1.5), *shape.start[1:]]
-    limits = [(-math.inf, math.inf), (0.0, math.log(20.0)), (math.log(0.02), 0.0), (0.0, math.log(8.0)),
-              (0.0, math.log(8.0)), *shape.limits[1:]]
-    return build(_solve(build, found, start, limits, start, facts))
+        return build
+
+    tried = [(*_solved(build_for(usable), found, start, limits, facts), usable) for usable in _USABLE_SHARES]
+    _, numbers, usable = min(tried, key=lambda entry: entry[0])
+    return build_for(usable)(numbers)
 
 
 def _fit_class(draft: Draft, kind: str, found: Sequence[Observation], facts: Facts) -> Draft:
@@ -162,7 +175,7 @@ def _fit_class(draft: Draft, kind: str, found: Sequence[Observation], facts: Fac
     def build(numbers: numpy.ndarray) -> Draft:
         return replace(draft, classes={kind: shape.drafted(list(numbers), found)})
 
-    fitted = build(_solve(build, found, shape.start, shape.limits, shape.start, facts))
+    fitted = build(_solve(build, found, shape.start, shape.limits, facts))
     return replace(draft, classes={**draft.classes, **fitted.classes})
 
 
@@ -192,17 +205,17 @@ class _Shape:
         exponents = max(len(points) - 1, 0)
         start = [0.0, 0.1, *([math.log(rate)] if separable else []), *([1.0] * exponents)]
         limits = [(-math.inf, math.inf), (0.0, math.inf), *([(-math.inf, math.inf)] if separable else []),
-                  *([(0.0, 3.0)] * exponents)]
+                  *([(_LEAST_EXPONENT, 3.0)] * exponents)]
         return cls(points, separable, 2.0 * rate, start, limits, draft.launch_s)
 
     def drafted(self, numbers: Sequence[float], found: Sequence[Observation]) -> ClassDraft:
         """The class at these numbers. Factors follow from exponents: times from point to point are powers of size."""
         fraction, latency, *rest = (float(number) for number in numbers)
         compute = math.exp(rest.pop(0)) if self.separable else self.compute_fraction
-        factors = [1.0]
+        factors = [1.0] * min(len(self.points), 1)
         for (lower, upper), exponent in zip(zip(self.points[:-1], self.points[1:], strict=True), rest, strict=True):
             factors.append(factors[-1] * (upper / lower) ** (1.0 - exponent))
-        top = max(factors)
+        top = max(factors, default=1.0)
         sizes = tuple((at, factor / top) for at, factor in zip(self.points, factors, strict=True))
         spread = float(numpy.median([one.spread for one in found]))
         return ClassDraft(math.exp(fraction) * top, compute, latency * self.unit_s, sizes, spread, self.separable)
@@ -222,11 +235,18 @@ def _spread_over(sizes: Sequence[int]) -> tuple[int, ...]:
 
 
 def _solve(build: Callable[[numpy.ndarray], Draft], found: Sequence[Observation], start: Sequence[float],
-           limits: Sequence[tuple[float, float]], prior: Sequence[float], facts: Facts) -> numpy.ndarray:
-    """The numbers with the least error; the prior decides what the observations leave open."""
+           limits: Sequence[tuple[float, float]], facts: Facts) -> numpy.ndarray:
+    """The numbers with the least error."""
+    return _solved(build, found, start, limits, facts)[1]
+
+
+def _solved(build: Callable[[numpy.ndarray], Draft], found: Sequence[Observation], start: Sequence[float],
+            limits: Sequence[tuple[float, float]], facts: Facts) -> tuple[float, numpy.ndarray]:
+    """The least error and its numbers; where the observations leave a number open, it stays where it started."""
     from scipy.optimize import least_squares
 
-    wished = numpy.asarray(prior, dtype=float)
+    wished = numpy.asarray(start, dtype=float)
+    low, high = (numpy.asarray(ends, dtype=float) for ends in zip(*limits, strict=True))
     measured = numpy.log([one.time_s for one in found])
 
     def residuals(numbers: numpy.ndarray) -> numpy.ndarray:
@@ -234,11 +254,20 @@ def _solve(build: Callable[[numpy.ndarray], Draft], found: Sequence[Observation]
         errors = numpy.log([predicted_s(one, device) for one in found]) - measured
         return numpy.concatenate([errors, _PRIOR_WEIGHT * (numbers - wished)])
 
-    low, high = (numpy.asarray(ends, dtype=float) for ends in zip(*limits, strict=True))
+    def slopes(numbers: numpy.ndarray) -> numpy.ndarray:
+        # All numbers are logarithms, exponents or counts of launches: one step suits them all.
+        here, columns = residuals(numbers), []
+        for place in range(len(numbers)):
+            step = _STEP if numbers[place] + _STEP <= high[place] else -_STEP
+            moved = numbers.copy()
+            moved[place] += step
+            columns.append((residuals(moved) - here) / step)
+        return numpy.stack(columns, axis=1)
+
     inside = numpy.clip(wished, low + 1e-6, high - 1e-6)
-    solution = least_squares(residuals, inside, bounds=(low, high), loss="soft_l1", f_scale=_OUTLIER, max_nfev=60)
-    numbers: numpy.ndarray = solution.x
-    return numbers
+    solution = least_squares(residuals, inside, jac=slopes, bounds=(low, high), loss="soft_l1", f_scale=_OUTLIER,
+                             max_nfev=_MOST_STEPS, xtol=1e-5, ftol=1e-6)
+    return float(solution.cost), solution.x
 
 
 def _key(cluster: Cluster) -> tuple[object, ...]:

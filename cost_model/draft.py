@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hetcc.cost_model.profile import DEFAULT, Device
-from hetcc.cost_model.quantity import Provenance, Quantity
+from hetcc.cost_model.quantity import Provenance
 
 MEASURED_BASELINE = "measured"
 
@@ -164,9 +164,8 @@ class _Numbers:
 
     def _quantity(self, value: float, low: float, high: float, unit: str, source: str) -> dict[str, Any]:
         kind = Provenance.MEASURED if self.measured else Provenance.ASSUMED
-        return Quantity.model_validate({
-            "value": _digits(value), "low": _digits(low), "high": _digits(high), "unit": unit, "kind": kind.value,
-            "source": source, "date": self.facts.date.isoformat()}).model_dump(mode="json")
+        return {"value": _digits(value), "unit": unit, "low": _digits(low), "high": _digits(high), "kind": kind.value,
+                "source": source, "date": self.facts.date.isoformat()}
 
 
 def _digits(value: float) -> float:

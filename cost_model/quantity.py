@@ -55,11 +55,11 @@ class Quantity(Record):
 
     def rate(self, corner: Corner) -> float:
         """The number at a corner, for quantities of which more is faster."""
-        return {Corner.FAST: self.high, Corner.LIKELY: self.value, Corner.SLOW: self.low}[corner]
+        return self.value if corner is Corner.LIKELY else self.high if corner is Corner.FAST else self.low
 
     def delay(self, corner: Corner) -> float:
         """The number at a corner, for quantities of which more is slower."""
-        return {Corner.FAST: self.low, Corner.LIKELY: self.value, Corner.SLOW: self.high}[corner]
+        return self.value if corner is Corner.LIKELY else self.low if corner is Corner.FAST else self.high
 
 
 def worst(quantities: Iterable[Quantity]) -> Provenance:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from hetcc.cost_model.transfer import transfer, transfer_time_s
 from hetcc.cost_model.work import Work, works_of
 from hetcc.errors import InternalError, UserError
 from hetcc.ir import Graph, OperatorClass, Stage, TaggedGraph
+from hetcc.ir.proof import Checker
 from hetcc.ir.subgraph import digest_of
 from hetcc.options import PlacementChoice
 from hetcc.passes.clusters import Clustering, form_clusters
@@ -61,13 +62,19 @@ def plan_tagged(name: str, tagged: TaggedGraph, rewrites: tuple[Rewrite, ...], r
     return _place_and_schedule(name, request, tagged, rewrites, clustering, table, choice, observed, watch)
 
 
-def normalize(graph: Graph) -> tuple[Graph, tuple[Rewrite, ...]]:
-    """Tidy up, gather instead of masking, tidy up again."""
+def normalize(graph: Graph, checked: Callable[[Checker], Checker] | None = None) -> tuple[Graph, tuple[Rewrite, ...]]:
+    """Tidy up, gather instead of masking, tidy up again.
+
+    Args:
+        graph: as captured.
+        checked: wraps the numeric check of a rewrite, say to remember its answers.
+    """
     domains = {node.operator.domain for node in graph.nodes}
     graph = Simplify().run(graph)
     rewrites: tuple[Rewrite, ...] = ()
     for domain in sorted(domains & CHECKERS.keys()):
-        narrowing = NarrowToSelection({domain: load(BUILDERS[domain])(graph)}, load(CHECKERS[domain]))
+        check = load(CHECKERS[domain])
+        narrowing = NarrowToSelection({domain: load(BUILDERS[domain])(graph)}, checked(check) if checked else check)
         graph, report = narrowing.run(graph)
         rewrites += report
     return Simplify().run(graph), rewrites

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -13,7 +13,7 @@ from hetcc.cost_model.price import Price, WorkItem, price, region_launch
 from hetcc.cost_model.reuse import mark_recent
 from hetcc.cost_model.transfer import PUBLISHED, transfer
 from hetcc.cost_model.work import Work, works_of
-from hetcc.ir import Graph, Node, OperatorClass, Role, Stage
+from hetcc.ir import Graph, Node, OperatorClass, Role, Stage, Value
 from hetcc.ir.subgraph import weights_of
 from hetcc.passes.clusters import Clustering, NodeGroup
 from hetcc.passes.contract import ClusterFacts
@@ -69,9 +69,18 @@ class CostTable:
         object.__setattr__(self, "estimates", MappingProxyType(dict(self.estimates)))
 
 
-def estimate(graph: Graph, clustering: Clustering, devices: DeviceSet, objective: Objective) -> CostTable:
-    """The priced placement problem of a graph; every cluster has a price on at least one device."""
-    prices = PriceList(devices)
+def estimate(graph: Graph, clustering: Clustering, devices: DeviceSet, objective: Objective,
+             prices: PriceList | None = None) -> CostTable:
+    """The priced placement problem of a graph; every cluster has a price on at least one device.
+
+    Args:
+        graph: what is priced.
+        clustering: its clusters.
+        devices: what to price for.
+        objective: what placers minimise.
+        prices: prices of these devices that are known already.
+    """
+    prices = PriceList(devices) if prices is None else prices
     items_of = count_work(graph, clustering, devices)
     estimates = {group.name: _estimate_cluster(graph, group, items_of[group.name], devices, prices)
                  for group in clustering.groups}
@@ -96,36 +105,54 @@ def count_work(graph: Graph, clustering: Clustering, devices: DeviceSet) -> dict
     groups = clustering.groups
     marked = mark_recent(graph, [group.nodes for group in groups], [works_of(group.nodes, graph) for group in groups])
     counted = {group.name: items for group, items in zip(groups, marked, strict=True)}
-    for name, profile in devices.profiles.items():
-        if profile.streaming is not None and profile.baseline(devices.baseline_of(name)).keeps_index:
-            _keep_indices(graph, groups, counted, on_chip_budget(profile.streaming))
+    scans = [(group.name, scanned_bytes(graph.values, counted[group.name])) for group in groups
+             if group.stage is Stage.RELEVANCY]
+    for budget in index_budgets(devices):
+        for name, resident in keep_indices(scans, budget).items():
+            counted[name] = with_resident(counted[name], resident)
     return counted
 
 
-def _keep_indices(graph: Graph, groups: Sequence[NodeGroup], counted: dict[str, tuple[WorkItem, ...]],
-                  budget: tuple[int, int]) -> None:
-    """Mark the caches that relevancy reads, in program order, as far as block RAM and then ultra RAM reach.
+def keep_indices(scans: Iterable[tuple[str, int]], budget: tuple[int, int]) -> dict[str, tuple[int, int]]:
+    """Bytes of block RAM and of ultra RAM that each scan may keep, given out in order as far as they reach.
 
     The budget is one for the whole program: the hardware stays, so all layers share it.
+
+    Args:
+        scans: (who scans, bytes of the index) in program order.
+        budget: bytes of block RAM and of ultra RAM.
     """
-    left = list(budget)
-    for group in groups:
-        if group.stage is not Stage.RELEVANCY:
-            continue
-        scanned = {name for work, _, _ in counted[group.name] for _, name in work.reads
-                   if graph.values[name].role is Role.CACHE}
-        wanted = sum(graph.type_of(name).size_bytes for name in scanned)
-        kept = [0, 0]
-        for index in (0, 1):
-            kept[index] = min(left[index], wanted)
-            left[index] -= kept[index]
-            wanted -= kept[index]
-        items = list(counted[group.name])
-        largest = max(range(len(items)), key=lambda index: items[index][0].bytes_read, default=None)
-        if largest is not None:
-            work, operator_class, dtype = items[largest]
-            items[largest] = (replace(work, resident=(kept[0], kept[1])), operator_class, dtype)
-            counted[group.name] = tuple(items)
+    block_left, ultra_left = budget
+    found: dict[str, tuple[int, int]] = {}
+    for who, wanted in scans:
+        block = min(block_left, wanted)
+        ultra = min(ultra_left, wanted - block)
+        block_left, ultra_left = block_left - block, ultra_left - ultra
+        found[who] = (block, ultra)
+    return found
+
+
+def scanned_bytes(values: Mapping[str, Value], items: Iterable[WorkItem]) -> int:
+    """Bytes of the caches that a cluster reads."""
+    names = {name for work, _, _ in items for _, name in work.reads}
+    return sum(values[name].type.size_bytes for name in names if values[name].role is Role.CACHE)
+
+
+def with_resident(items: tuple[WorkItem, ...], resident: tuple[int, int]) -> tuple[WorkItem, ...]:
+    """The work of a cluster whose largest read is of what is kept on chip."""
+    largest = max(range(len(items)), key=lambda index: items[index][0].bytes_read, default=None)
+    if largest is None:
+        return items
+    work, operator_class, dtype = items[largest]
+    marked = (replace(work, resident=resident), operator_class, dtype)
+    return (*items[:largest], marked, *items[largest + 1:])
+
+
+def index_budgets(devices: DeviceSet) -> Iterator[tuple[int, int]]:
+    """What each device that keeps indices on chip has for them."""
+    for name, profile in devices.profiles.items():
+        if profile.streaming is not None and profile.baseline(devices.baseline_of(name)).keeps_index:
+            yield on_chip_budget(profile.streaming)
 
 
 class PriceList:
@@ -261,4 +288,4 @@ def weight_devices(regions: Mapping[str, Graph], device_of_region: Mapping[str, 
 
 
 __all__ = ["HOST", "ClusterEstimate", "CostTable", "DeviceSet", "PriceList", "cache_devices", "count_work", "estimate",
-           "weight_devices"]
+           "index_budgets", "keep_indices", "scanned_bytes", "weight_devices", "with_resident"]

@@ -14,6 +14,7 @@ from hetcc.backends.fpga.stage_graph import (
     Append,
     InnerProduct,
     Map,
+    NumberFormat,
     Reduce,
     Scan,
     Stage,
@@ -28,6 +29,9 @@ MULTIPLY_LATENCY = 4
 ADD_LATENCY = 5
 SELECT_LATENCY = 1
 """Cycles of relu, negation, absolute value, choice, comparison."""
+INTEGER_MULTIPLY_LATENCY = 3
+TO_FLOAT_LATENCY = 3
+"""Cycles from an exact integer total to binary32."""
 MULTIPLY_DSP = 3
 ADD_DSP = 2
 DSP_BUDGET = int(9024 * 0.7)
@@ -99,6 +103,30 @@ def estimate_cycles(graph: StageGraph, clock_hz: float = DEFAULT_CLOCK_HZ) -> Es
     read = instances * (rows * sum(_row_bytes(graph, stage) for stage in graph.of_kind(Scan)) + _load_cycles(graph) * 4)
     return Estimate(cycles, cycles / clock_hz, interval, rows, instances, fill, costs, sum(cost.dsp for cost in costs),
                     math.ceil(bits["bram"] / 8 / RAMB36_BYTES), math.ceil(bits["uram"] / 8 / URAM_BYTES), read)
+
+
+def quantise_latency(depth: int) -> int:
+    """Cycles from a vector to its integers: find the largest, shift, round."""
+    return depth_of(depth) + 2
+
+
+def accumulator_bits(depth: int, bits: int) -> int:
+    """Bits of an exact sum of ``depth`` products of symmetric integers."""
+    return 2 * bits - 1 + depth_of(depth)
+
+
+def product_latency(depth: int, form: NumberFormat) -> int:
+    """Cycles from converted factors to an inner product in binary32."""
+    if form.integer_bits:
+        return INTEGER_MULTIPLY_LATENCY + depth_of(depth) + TO_FLOAT_LATENCY
+    return MULTIPLY_LATENCY + depth_of(depth) * ADD_LATENCY
+
+
+def conversion_latency(depth: int, form: NumberFormat) -> int:
+    """Cycles from a row of binary32 to factors of a format."""
+    if form.integer_bits:
+        return quantise_latency(depth)
+    return 1 if form is NumberFormat.BF16 else 0
 
 
 def run_rows(k: int, width: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -32,23 +33,31 @@ class TorchUse:
         return sum(self.operators.values())
 
 
-@contextlib.contextmanager
-def torch_guard() -> Iterator[TorchUse]:
+def torch_guard() -> contextlib.AbstractContextManager[TorchUse]:
     """Counts every torch operator of this thread while it is up; where torch was never imported there is none."""
-    use = TorchUse()
-    if "torch" not in sys.modules:
-        yield use
-        return
+    return _counting_mode()() if "torch" in sys.modules else contextlib.nullcontext(TorchUse())
+
+
+@functools.cache
+def _counting_mode() -> type[contextlib.AbstractContextManager[TorchUse]]:
+    """Made once: a guard is put up around every launch."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Counting(TorchDispatchMode):
+        def __init__(self) -> None:
+            super().__init__()
+            self.use = TorchUse()
+
+        def __enter__(self) -> TorchUse:
+            super().__enter__()
+            return self.use
+
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             del types
-            use.operators[str(func)] = use.operators.get(str(func), 0) + 1
+            self.use.operators[str(func)] = self.use.operators.get(str(func), 0) + 1
             return func(*args, **(kwargs or {}))
 
-    with Counting():
-        yield use
+    return Counting
 
 
 class TorchProgram:

@@ -59,6 +59,29 @@ class AtenBuilder:
         return _node(name, "gather", "default", (data, indices), (Operand(0), axis, Operand(1)), output,
                      (output.type, output.type), provenance)
 
+    def permute(self, name: str, source: str, order: tuple[int, ...], output: Value, provenance: Provenance) -> Node:
+        """``aten.permute``."""
+        return _node(name, "permute", "default", (source,), (Operand(0), order), output, (), provenance)
+
+    def slice(self, name: str, source: str, axis: int, span: tuple[int, int, int], output: Value,
+              provenance: Provenance) -> Node:
+        """``aten.slice``."""
+        shape = list(output.type.shape)
+        shape[axis] = span[1]
+        return _node(name, "slice", "Tensor", (source,), (Operand(0), axis, *span), output,
+                     (TensorType(tuple(shape), output.type.dtype),), provenance)
+
+    def matmul(self, name: str, lhs: str, rhs: str, output: Value, provenance: Provenance) -> Node:
+        """``aten.mm`` or ``aten.bmm``."""
+        operator = "mm" if len(output.type.shape) == 2 else "bmm"
+        return _node(name, operator, "default", (lhs, rhs), (Operand(0), Operand(1)), output,
+                     (output.type, output.type), provenance)
+
+    def add(self, name: str, first: str, second: str, output: Value, provenance: Provenance) -> Node:
+        """``aten.add``."""
+        return _node(name, "add", "Tensor", (first, second), (Operand(0), Operand(1)), output,
+                     (output.type, output.type), provenance)
+
     def copy(self, name: str, source: str, output: Value, provenance: Provenance) -> Node:
         """``aten.clone``."""
         return _node(name, "clone", "default", (source,), (Operand(0),), output, (), provenance)

@@ -41,6 +41,23 @@ class Builder(Protocol):
         """Elements of ``data`` at ``indices`` (of the output's shape) along ``axis``."""
         ...
 
+    def permute(self, name: str, source: str, order: tuple[int, ...], output: Value, provenance: Provenance) -> Node:
+        """``source`` with its axes in another order."""
+        ...
+
+    def slice(self, name: str, source: str, axis: int, span: tuple[int, int, int], output: Value,
+              provenance: Provenance) -> Node:
+        """Entries of ``source`` from ``span[0]`` to before ``span[1]`` in steps of ``span[2]`` along ``axis``."""
+        ...
+
+    def matmul(self, name: str, lhs: str, rhs: str, output: Value, provenance: Provenance) -> Node:
+        """The product of two matrices, or of two equally long stacks of them."""
+        ...
+
+    def add(self, name: str, first: str, second: str, output: Value, provenance: Provenance) -> Node:
+        """The sum of two tensors of one shape."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Resize:
@@ -56,8 +73,16 @@ class Resize:
         return TensorType(tuple(shape), tensor_type.dtype)
 
 
-def resize(graph: Graph, changes: Mapping[str, Resize], builder: Builder) -> Graph | None:
-    """``graph`` with other extents; None when some node cannot be resized."""
+class TypeChange(Protocol):
+    """Another type for a value."""
+
+    def apply(self, tensor_type: TensorType) -> TensorType:
+        """The type after the change."""
+        ...
+
+
+def resize(graph: Graph, changes: Mapping[str, TypeChange], builder: Builder) -> Graph | None:
+    """``graph`` with other types of values; None when some node cannot be resized."""
     values = {name: replace(value, type=changes[name].apply(value.type)) if name in changes else value
               for name, value in graph.values.items()}
     nodes: list[Node] = []

@@ -16,10 +16,10 @@ class CheckRequest:
     after: Graph
     compared: tuple[str, ...]
     """Outputs of both that have to agree."""
-    indices: str
-    """Integer input holding distinct positions below ``extent``."""
-    extent: int
-    mask_inputs: frozenset[str]
+    indices: str = ""
+    """Integer input holding distinct positions below ``extent``, if there is one."""
+    extent: int = 0
+    mask_inputs: frozenset[str] = frozenset()
     """Inputs that only ever mask scores; these are also tried with very negative entries."""
 
 

@@ -50,7 +50,7 @@ def check_by_trials(request: CheckRequest, run: Run) -> CheckResult:
 def trial_arguments(request: CheckRequest, trial: int) -> dict[str, Array]:
     """Arguments of both programs for one trial; equal trials get equal numbers."""
     generator = numpy.random.default_rng(trial)
-    chosen = _distinct_indices(request, generator)
+    chosen = _distinct_indices(request, generator) if request.indices else numpy.zeros(1, numpy.int64)
     masked = trial == TRIALS - 1
     found: dict[str, Array] = {}
     for name in dict.fromkeys((*interface_of(request.before), *interface_of(request.after))):
@@ -88,8 +88,7 @@ def _distinct_indices(request: CheckRequest, generator: numpy.random.Generator) 
 
 def _one_of_each(request: CheckRequest, chosen: Array) -> Array:
     """One position that each query selected, so that hiding others leaves it something to look at."""
-    axis = _selected_axis(request)
-    return numpy.unique(numpy.take(chosen, 0, axis))
+    return numpy.unique(numpy.take(chosen, 0, _selected_axis(request))) if request.indices else chosen
 
 
 def _selected_axis(request: CheckRequest) -> int:

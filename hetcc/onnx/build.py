@@ -82,6 +82,27 @@ class OnnxBuilder:
         return self._node(name, "GatherElements", (data, indices), (Operand(0), Operand(1)), output, provenance,
                           (("axis", axis),))
 
+    def permute(self, name: str, source: str, order: tuple[int, ...], output: Value, provenance: Provenance) -> Node:
+        """``Transpose``."""
+        return self._node(name, "Transpose", (source,), (Operand(0),), output, provenance, (("perm", order),))
+
+    def slice(self, name: str, source: str, axis: int, span: tuple[int, int, int], output: Value,
+              provenance: Provenance) -> Node:
+        """``Slice``."""
+        numbers = tuple(_whole_numbers((number,)) for number in (span[0], span[1], axis, span[2]))
+        node = self._node(name, "Slice", (source,), (Operand(0), *numbers), output, provenance)
+        # Classification knows only the result's extent and would cut the span to it.
+        attributes = (("axis", axis), ("kind", "slice"), ("start", span[0]), ("step", span[2]), ("stop", span[1]))
+        return replace(node, attributes=attributes)
+
+    def matmul(self, name: str, lhs: str, rhs: str, output: Value, provenance: Provenance) -> Node:
+        """``MatMul``."""
+        return self._node(name, "MatMul", (lhs, rhs), (Operand(0), Operand(1)), output, provenance)
+
+    def add(self, name: str, first: str, second: str, output: Value, provenance: Provenance) -> Node:
+        """``Add``."""
+        return self._node(name, "Add", (first, second), (Operand(0), Operand(1)), output, provenance)
+
     def concat(self, name: str, parts: tuple[str, ...], axis: int, output: Value, provenance: Provenance) -> Node:
         """``Concat``; a part that is given twice is one input that is named twice."""
         inputs = tuple(dict.fromkeys(parts))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from hetcc import planning
 from hetcc.capture.short import ShortCapture
 from hetcc.ir import TaggedGraph
+from hetcc.ir.proof import Checker, CheckRequest, CheckResult
 from hetcc.passes.clusters import Clustering, NodeGroup, form_clusters
 from hetcc.passes.tag import TagMemoryPipeline
 from hetcc.predict.template import Size, Skeleton, Template, fit, fit_by, skeleton_of, tells_apart, with_numbers
@@ -38,8 +39,9 @@ class _Sample:
 class Sizes:
     """The model at every pair of a batch and a context.
 
-    Three captures at the ends and in the middle give a template (``template``). Where they disagree in structure, or a
-    number follows no simple form, the range is halved; where nothing is left to halve, each size is captured. A batch
+    Captures at both ends give a template (``template``), and one more in the middle if they leave a doubt. Where they
+    disagree in structure, or a number follows no simple form, the range is halved; where nothing is left to halve, each
+    size is captured. A rewrite is checked numerically once per structure, on shrunk sizes as always. A batch
     of one, which tracing treats specially, is set apart: one capture of it is enough when all its numbers occur in the
     template of the larger batches, and no two of those agree there.
     """
@@ -48,6 +50,7 @@ class Sizes:
         self.capture = capture
         self._samples: dict[Size, _Sample] = {}
         self._models: dict[Size, SizedModel] = {}
+        self._verdicts: dict[object, CheckResult] = {}
 
     def cover(self, batches: Sequence[int], contexts: Sequence[int]) -> None:
         """Prepare all pairs.
@@ -65,11 +68,15 @@ class Sizes:
                 self._cover((1,), contexts)
             return None
         sizes = list(itertools.product(batches, contexts))
-        probes = _probes(batches, contexts)
-        template = fit([(size, self._sample(size).skeleton) for size in probes]) if probes is not None else None
-        if template is not None and probes is not None:
+        template = None
+        for probes in _probes(batches, contexts):
+            skeletons = [self._sample(size).skeleton for size in probes]
+            template = fit(list(zip(probes, skeletons, strict=True)))
+            if template is not None or len({one.structure for one in skeletons}) > 1:
+                break
+        if template is not None:
             for size in sizes:
-                self._models[size] = self._at(size, template, probes)
+                self._models[size] = self._at(size, template)
         elif len(sizes) <= _PROBES:
             for size in sizes:
                 self._models[size] = self._sample(size).model
@@ -85,30 +92,43 @@ class Sizes:
         if ones is None:
             return False
         for context in contexts:
-            self._models[1, context] = self._at((1, context), ones, (probe,))
+            self._models[1, context] = self._at((1, context), ones)
         return True
 
     def at(self, size: Size) -> SizedModel:
         """The model at a size that was covered."""
         return self._models[size]
 
-    def _at(self, size: Size, template: Template, probes: Sequence[Size]) -> SizedModel:
+    def _at(self, size: Size, template: Template) -> SizedModel:
         if size in self._samples:
             return self._samples[size].model
-        numbers = template.numbers_at(size)
-        if numbers is None or min(numbers, default=0) < min(min(self._sample(probe).skeleton.numbers)
-                                                            for probe in probes):
+        numbers, alike = template.numbers_at(size), self._alike(template)
+        if numbers is None or min(numbers, default=0) < min(alike.skeleton.numbers, default=0):
             return self._sample(size).model
-        return _resized(self._sample(probes[0]).model, numbers)
+        return _resized(alike.model, numbers)
+
+    def _alike(self, template: Template) -> _Sample:
+        """A capture of the structure."""
+        return next(one for one in self._samples.values() if one.skeleton.structure == template.structure)
 
     def _sample(self, size: Size) -> _Sample:
         if size not in self._samples:
             short = self.capture.at(*size)
-            graph, _ = planning.normalize(short.graph)
+            graph, _ = planning.normalize(short.graph, self._checked_once)
             tagged, _ = planning.observe_selections(TagMemoryPipeline().run(graph))
             model = SizedModel(tagged, form_clusters(tagged), short.phase, short.container, short.layer_of, True)
             self._samples[size] = _Sample(model, skeleton_of(tagged))
         return self._samples[size]
+
+    def _checked_once(self, check: Checker) -> Checker:
+        """The check, asked once per structure of the two programs."""
+        def remembered(request: CheckRequest) -> CheckResult:
+            key = tuple(skeleton_of(TaggedGraph(graph, {})).structure for graph in (request.before, request.after))
+            if key not in self._verdicts:
+                self._verdicts[key] = check(request)
+            return self._verdicts[key]
+
+        return remembered
 
 
 def _resized(model: SizedModel, numbers: Sequence[int]) -> SizedModel:
@@ -120,16 +140,19 @@ def _resized(model: SizedModel, numbers: Sequence[int]) -> SizedModel:
     return SizedModel(tagged, Clustering(groups, free), model.phase, model.container, model.layer_of, False)
 
 
-def _probes(batches: Sequence[int], contexts: Sequence[int]) -> tuple[Size, ...] | None:
-    """The smallest, the largest and one of the others nearest to the middle that tells all forms apart."""
+def _probes(batches: Sequence[int], contexts: Sequence[int]) -> Iterator[tuple[Size, ...]]:
+    """The smallest and the largest; then also one of the others, nearest to the middle, that tells all forms apart."""
     sizes = list(itertools.product(range(len(batches)), range(len(contexts))))
+    if len(sizes) <= 2:
+        return
     ends = ((batches[0], contexts[0]), (batches[-1], contexts[-1]))
+    yield ends
     middle = ((len(batches) - 1) / 2, (len(contexts) - 1) / 2)
     for place in sorted(sizes, key=lambda at: (abs(at[0] - middle[0]) + abs(at[1] - middle[1]), at)):
         probe = (batches[place[0]], contexts[place[1]])
         if tells_apart((*ends, probe)):
-            return (*ends, probe)
-    return None
+            yield (*ends, probe)
+            return
 
 
 def _parts(batches: Sequence[int], contexts: Sequence[int]) -> list[tuple[Sequence[int], Sequence[int]]]:

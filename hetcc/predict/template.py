@@ -2,9 +2,12 @@
 
 Captures of one model at different sizes differ in whole numbers alone: extents, and sizes in arguments. Every such
 number is a constant or ``a + b x monomial`` with the batch, the context or their product as monomial. A number is
-believed when exactly one of these forms fits all captures, and three captures fix its two unknowns and check them. A
-number with one kink in the context, such as ``min(k, context)``, fits none of them when the kink lies strictly inside
-the captured range, because the middle capture then lies off the line.
+believed when exactly one of these forms fits all captures. Three captures fix its two unknowns and check them. Two fix
+them; then ``b`` must be a whole number, ``a`` too, and ``a`` not further below zero than the smaller number is above.
+
+A number with a kink, such as ``min(k, context)``, fits no form: of two captures on different sides of it the slope is a
+fraction, of three the middle one lies off the line. A square does not fit two captures, for its ``a`` is too far below
+zero.
 """
 
 from __future__ import annotations
@@ -202,9 +205,15 @@ def _form_of(column: tuple[int, ...], sizes: Sequence[Size]) -> _Form | None:
         other = next(place for place in range(1, len(at)) if at[place] != at[0])
         slope = Fraction(column[other] - column[0], at[other] - at[0])
         form = _Form(column[0] - slope * at[0], slope, index)
-        if all(form.at(size) == value for size, value in zip(sizes, column, strict=True)):
+        fits = all(form.at(size) == value for size, value in zip(sizes, column, strict=True))
+        if fits and (len(sizes) > 2 or _is_plain(form, column)):
             found.append(form)
     return found[0] if len(found) == 1 else None
+
+
+def _is_plain(form: _Form, column: tuple[int, ...]) -> bool:
+    """Whether two captures are enough to believe the form."""
+    return form.slope.denominator == form.offset.denominator == 1 and form.offset >= -min(map(abs, column))
 
 
 def _varying(sizes: Sequence[Size]) -> tuple[int, ...]:

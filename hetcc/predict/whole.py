@@ -6,18 +6,27 @@ which is counted over all layers in order, and which indices fit on chip, given 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from hetcc.cost_model.fpga import on_chip_budget
 from hetcc.cost_model.price import WorkItem
-from hetcc.cost_model.reuse import mark_recent
+from hetcc.cost_model.reuse import Recent, distances
 from hetcc.cost_model.work import Work, storage_of, works_of
-from hetcc.ir import Graph
-from hetcc.passes import estimate as pricing
+from hetcc.ir import Graph, Stage
 from hetcc.passes.clusters import NodeGroup
 from hetcc.passes.contract import ClusterFacts
-from hetcc.passes.estimate import HOST, ClusterEstimate, CostTable, DeviceSet, PriceList
+from hetcc.passes.estimate import (
+    HOST,
+    ClusterEstimate,
+    CostTable,
+    DeviceSet,
+    PriceList,
+    estimate,
+    index_budgets,
+    keep_indices,
+    scanned_bytes,
+    with_resident,
+)
 from hetcc.passes.savings import Crossing, find_savings
 from hetcc.plan.placement import Cluster, Cost, Objective, Tensor
 from hetcc.predict.expansion import Expansion
@@ -36,18 +45,18 @@ class WholeModel:
     def __init__(self, model: SizedModel, devices: DeviceSet, objective: Objective) -> None:
         self.devices = devices
         self.objective = objective
-        short = pricing.estimate(model.tagged.graph, model.clustering, devices, objective)
+        short = estimate(model.tagged.graph, model.clustering, devices, objective)
         self.expansion = Expansion(short.problem, model.container, model.layer_of)
         self._rename(model)
 
     def table(self, model: SizedModel) -> CostTable:
         """The priced problem at a size of the same structure."""
-        short = pricing.estimate(model.tagged.graph, model.clustering, self.devices, self.objective)
+        prices = PriceList(self.devices)
+        short = estimate(model.tagged.graph, model.clustering, self.devices, self.objective, prices)
         if not self.expansion.layer_of:
             return short
-        estimates = self._estimates(model, short)
+        estimates = self._estimates(model, short, prices)
         profiles = {name: profile for name, profile in self.devices.profiles.items() if name != HOST}
-        prices = PriceList(self.devices)
         own = short.problem
         crossings = [Crossing(copy.name, own.tensors[copy.original].size_bytes, copy.names[0], copy.names[1:])
                      for copy in self.expansion.tensors]
@@ -63,26 +72,33 @@ class WholeModel:
 
     def _clusters(self, short: CostTable, estimates: Mapping[str, ClusterEstimate]) -> tuple[Cluster, ...]:
         found = []
+        costs_of: dict[int, dict[str, Cost]] = {}
         for copy in self.expansion.clusters:
             original = short.problem.clusters[copy.original]
-            prices = estimates[copy.name].prices
+            priced = estimates[copy.name]
+            if id(priced) not in costs_of:
+                costs_of[id(priced)] = {device: Cost(priced.prices[device].time_s, priced.prices[device].energy_j)
+                                        for device in original.costs}
             layer = original.layer if copy.layer is None else f"{self.expansion.container}.{copy.layer}"
-            found.append(Cluster(copy.name, copy.names, {
-                device: Cost(prices[device].time_s, prices[device].energy_j) for device in original.costs},
-                layer, original.resident_bytes))
+            found.append(Cluster(copy.name, copy.names, costs_of[id(priced)], layer, original.resident_bytes))
         return tuple(found)
 
-    def _estimates(self, model: SizedModel, short: CostTable) -> dict[str, ClusterEstimate]:
+    def _estimates(self, model: SizedModel, short: CostTable, prices: PriceList) -> dict[str, ClusterEstimate]:
         """By cluster of the whole model; those with equal work share one estimate."""
-        groups = model.clustering.groups
-        items_of = self._counted(model)
-        prices = PriceList(self.devices)
+        graph, groups = model.tagged.graph, model.clustering.groups
+        counted = [works_of(group.nodes, graph) for group in groups]
+        recents = self._recents(graph, counted)
+        residents = self._residents(graph, groups, counted)
         known: dict[object, ClusterEstimate] = {}
         found = {}
-        for copy in self.expansion.clusters:
-            items = items_of[copy.name]
-            key = (copy.original, tuple((item[0].recent, item[0].resident) for item in items))
+        for copy, recent in zip(self.expansion.clusters, recents, strict=True):
+            resident = residents.get(copy.name, ())
+            key = (copy.original, recent, resident)
             if key not in known:
+                items = tuple((replace(work, recent=marks), operator_class, dtype) for (work, operator_class, dtype), marks
+                              in zip(counted[copy.original], recent, strict=True))
+                for kept in resident:
+                    items = with_resident(items, kept)
                 group = groups[copy.original]
                 before = short.estimates[group.name]
                 known[key] = ClusterEstimate(
@@ -91,41 +107,39 @@ class WholeModel:
             found[copy.name] = known[key]
         return found
 
-    def _counted(self, model: SizedModel) -> dict[str, tuple[WorkItem, ...]]:
-        """The work of every cluster of the whole model; what it reads is known by the names of the whole model."""
-        graph = model.tagged.graph
-        own = [works_of(group.nodes, graph) for group in model.clustering.groups]
-        counted = []
-        for copy, names in zip(self.expansion.clusters, self._names, strict=True):
-            counted.append(tuple(
-                (replace(work, reads=tuple((size, names.get(name, name)) for size, name in work.reads)), kind, dtype)
-                for work, kind, dtype in own[copy.original]))
-        whole = Graph(graph.name, (), {name: graph.values[short] for name, short in self._short_name.items()}, (), ())
-        marked = mark_recent(whole, [group.nodes for group in self._groups], counted)
-        items_of = {group.name: items for group, items in zip(self._groups, marked, strict=True)}
-        for name, profile in self.devices.profiles.items():
-            if profile.streaming is not None and profile.baseline(self.devices.baseline_of(name)).keeps_index:
-                pricing._keep_indices(whole, self._groups, items_of, on_chip_budget(profile.streaming))
-        return items_of
+    def _recents(self, graph: Graph, counted: Sequence[tuple[WorkItem, ...]]) -> list[tuple[Recent, ...]]:
+        """By cluster of the whole model: how long ago what it reads was touched, over all layers in order."""
+        reads = [[[(size, names.get(name, name)) for size, name in work.reads] for work, _, _ in counted[copy.original]]
+                 for copy, names in zip(self.expansion.clusters, self._names, strict=True)]
+        moved = [sum(work.bytes_moved for work, _, _ in items) for items in counted]
+        values = {whole: graph.values[short] for whole, short in self._short_name.items()}
+        return distances(values, self._made, reads, [moved[copy.original] for copy in self.expansion.clusters])
+
+    def _residents(self, graph: Graph, groups: Sequence[NodeGroup],
+                   counted: Sequence[tuple[WorkItem, ...]]) -> dict[str, tuple[tuple[int, int], ...]]:
+        """By cluster of the whole model that scans an index: what each device keeps of it, over all layers in order."""
+        sizes = {place: scanned_bytes(graph.values, counted[place]) for place, group in enumerate(groups)
+                 if group.stage is Stage.RELEVANCY}
+        scans = [(copy.name, sizes[copy.original]) for copy in self.expansion.clusters if copy.original in sizes]
+        kept = [keep_indices(scans, budget) for budget in index_budgets(self.devices)]
+        return {name: tuple(one[name] for one in kept) for name, _ in scans}
 
     def _rename(self, model: SizedModel) -> None:
-        """Names in the whole model of what each cluster touches, and clusters whose nodes make those."""
+        """Names in the whole model of what each cluster touches and of what it makes."""
         graph, groups = model.tagged.graph, model.clustering.groups
         homes: dict[str, set[int | None]] = {}
         for group in groups:
             for name in _touched(group, graph):
                 homes.setdefault(name, set()).add(self.expansion.short_layer[group.name])
         self._names: list[dict[str, str]] = []
-        self._groups: list[NodeGroup] = []
+        self._made: list[list[str]] = []
         self._short_name: dict[str, str] = {}
         for copy in self.expansion.clusters:
             group = groups[copy.original]
             names = {name: self._name(name, homes[name], copy.layer, graph) for name in _touched(group, graph)}
             self._short_name.update((whole, short) for short, whole in names.items())
-            nodes = tuple(replace(node, outputs=tuple(names.get(name, name) for name in node.outputs))
-                          for node in group.nodes)
             self._names.append(names)
-            self._groups.append(NodeGroup(copy.name, nodes, group.layer, group.stage))
+            self._made.append([names[name] for node in group.nodes for name in node.outputs])
 
     def _name(self, name: str, homes: set[int | None], layer: int | None, graph: Graph) -> str:
         """A value's own name outside the layers, else the name and the layer of the whole model it belongs to."""

@@ -19,18 +19,10 @@ from hetcc.ir.proof import Checker, CheckRequest, CheckResult
 from hetcc.ir.subgraph import digest_of, extract
 from hetcc.ir.types import DType
 from hetcc.passes.normalize.memory_slice import MemorySlice, collect_slice, is_candidate
+from hetcc.passes.normalize.report import Rewrite
 
 _CHECK_EXTENT = 96
 _CHECK_SELECTED = 24
-
-
-@dataclass(frozen=True, slots=True)
-class Rewrite:
-    """A rewrite that was considered, and what became of it."""
-
-    node: str
-    applied: bool
-    reason: str
 
 
 @dataclass(frozen=True)

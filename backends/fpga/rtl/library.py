@@ -16,6 +16,7 @@ from hetcc.backends.fpga.rtl.fp32 import Adder, Multiplier, is_nan
 
 _BINARY_UNITS: dict[str, tuple[str, Callable[[], Any]]] = {
     "mul": ("hetcc_fp32_multiply", Multiplier), "add": ("hetcc_fp32_add", Adder),
+    "mul16": ("hetcc_bf16_multiply", lambda: Multiplier(16)),
 }
 
 
@@ -58,7 +59,7 @@ class Library:
         return found
 
     def binary(self, m: Module, function: str, left: Any, right: Any) -> Any:
-        """A two-operand unit: mul, add, sub, max or min."""
+        """A two-operand unit: mul, mul16 (of bfloat16), add, sub, max or min."""
         if function == "sub":
             return self.binary(m, "add", left, right ^ (1 << 31))
         if function in _BINARY_UNITS:
@@ -93,7 +94,7 @@ class Library:
 
 def latency_of(function: str) -> int:
     """Cycles of a unit."""
-    return {"mul": MULTIPLY_LATENCY, "add": ADD_LATENCY, "sub": ADD_LATENCY}.get(function, SELECT_LATENCY)
+    return {"mul": MULTIPLY_LATENCY, "mul16": MULTIPLY_LATENCY, "add": ADD_LATENCY, "sub": ADD_LATENCY}.get(function, SELECT_LATENCY)
 
 
 def delay(m: Module, value: Any, cycles: int) -> Any:

@@ -7,28 +7,33 @@ One run handles one instance:
 2. rows arrive on ``row_*``, ``beat_words`` words per beat, and with each row one word on every ``side<n>_*``;
 3. after the last row the k best entries leave on ``out_*``, best first; ``done`` is high from then until ``start``.
 
-Each row is issued in ``groups`` cycles, ``lanes`` results of the first inner product at a time. Every unit has a fixed
-latency, so operands that belong to a row travel beside it through shift registers.
+Each row is issued in ``groups`` cycles, ``lanes`` results of the first inner product at a time; or, where all lanes of
+a row fit, ``together`` rows in every cycle. Every unit has a fixed latency, so operands that belong to a row travel
+beside it through shift registers. Rows in an integer format are converted on their way to the first inner product, and
+so are, by the same unit, the stationary vectors before the first row.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from amaranth import Cat, Const, Elaboratable, Module, Mux, Signal
 from amaranth.lib.memory import Memory
 
-from hetcc.backends.fpga.cycles import extent_product
+from hetcc.backends.fpga.cycles import extent_product, product_latency, quantise_latency
 from hetcc.backends.fpga.rtl.fp32 import flushed
 from hetcc.backends.fpga.rtl.library import Library, delay, latency_of
+from hetcc.backends.fpga.rtl.products import floats_of
+from hetcc.backends.fpga.rtl.quantise import VectorQuantiser, to_bfloat16
 from hetcc.backends.fpga.rtl.topk import INDEX_BITS, TopKUnit
 from hetcc.backends.fpga.stage_graph import (
     Access,
     Immediate,
     InnerProduct,
     Map,
+    NumberFormat,
     Reduce,
     Scan,
     StageGraph,
@@ -44,13 +49,21 @@ class _Point:
     """Where the pipeline has got to."""
 
     values: list[Any]
-    """Signals of this cycle's group."""
+    """Signals of this cycle's group: the lanes of one row after those of another."""
     valid: Any
     group: Any
     """Which group of the row; meaningless once the row is one value."""
     groups: int
     sides: dict[str, Any]
-    """The row's side operands, by name."""
+    """The rows' side operands, by name, one row's word after another's."""
+    rows: int = 1
+    """Rows (later: blocks of rows) of one cycle."""
+
+    @property
+    def lanes(self) -> list[list[Any]]:
+        """The values, row by row."""
+        count = len(self.values) // self.rows
+        return [self.values[at * count:(at + 1) * count] for at in range(self.rows)]
 
 
 @dataclass(frozen=True)
@@ -74,9 +87,12 @@ class StreamCore(Elaboratable):
         graph: the kernel.
         library: where units come from.
         lanes: results of the first inner product per cycle; a power of two that divides their number.
+        together: rows per cycle, a power of two that divides their number; above 1 all lanes go together as well.
+        beat_words: 32-bit words of ``row_data``, which divide a row or are whole rows; 16 at most when absent.
     """
 
-    def __init__(self, graph: StageGraph, library: Library, lanes: int) -> None:
+    def __init__(self, graph: StageGraph, library: Library, lanes: int, together: int = 1,
+                 beat_words: int | None = None) -> None:
         self._graph = graph
         self._library = library
         self._lanes = lanes
@@ -87,8 +103,10 @@ class StreamCore(Elaboratable):
         self.groups = extent_product(graph, first.lanes) // lanes
         self.rows = math.prod(axis.extent for axis in graph.keys)
         self.candidates = extent_product(graph, self._selection.over)
-        self.beat_words = min(MAX_BEAT_WORDS, self.row_words)
-        self.beats = math.ceil(self.row_words / self.beat_words)
+        self.together = together
+        self._form = first.format
+        self.beat_words = beat_words or min(MAX_BEAT_WORDS, self.row_words * together)
+        self.beats = math.ceil(self.row_words * together / self.beat_words)
         self.loads = self._find_loads()
         self.sides = self._find_sides()
         self.start = Signal()
@@ -102,7 +120,7 @@ class StreamCore(Elaboratable):
         self.row_data = Signal(32 * self.beat_words)
         self.side_valid = [Signal(name=f"side{at}_valid") for at in range(len(self.sides))]
         self.side_ready = [Signal(name=f"side{at}_ready") for at in range(len(self.sides))]
-        self.side_data = [Signal(32, name=f"side{at}_data") for at in range(len(self.sides))]
+        self.side_data = [Signal(32 * together, name=f"side{at}_data") for at in range(len(self.sides))]
         self.out_valid = Signal()
         self.out_ready = Signal()
         self.out_last = Signal()
@@ -141,8 +159,8 @@ class StreamCore(Elaboratable):
     def elaborate(self, _platform: Any) -> Module:
         """See the class."""
         m = Module()
-        loaded = self._load(m)
-        point, row = self._issue(m, loaded)
+        loaded, word = self._load(m)
+        point, row = self._convert(m, *self._issue(m, loaded), word)
         tables = iter(self._tables)
         for stage in self._graph.stages:
             if isinstance(stage, InnerProduct):
@@ -154,8 +172,12 @@ class StreamCore(Elaboratable):
         self._finish(m, point)
         return m
 
-    def _load(self, m: Module) -> Any:
-        """Memories of the stationary operands and the counter that fills them; the wire that says all are full."""
+    def _load(self, m: Module) -> tuple[Any, Any]:
+        """Memories of the stationary operands and the counter that fills them.
+
+        Returns:
+            the wire that says all words have come, and the number of the word that comes.
+        """
         self._tables: list[tuple[list[Any], int]] = []
         loading, word = Signal(), Signal(range(max(sum(load.words for load in self.loads), 1) + 1))
         total = sum(load.words for load in self.loads)
@@ -170,17 +192,21 @@ class StreamCore(Elaboratable):
         base = 0
         for load in self.loads:
             width = min(self._lanes, load.lanes)
-            memories = [self._memory(m, load, width, lane, base, word, taken) for lane in range(width)]
-            self._tables.append((memories, load.lanes // width))
+            if base or not self._form.integer_bits:
+                form = self._form if not base else NumberFormat.FP32
+                memories = [self._memory(m, load, width, lane, base, word, taken, form) for lane in range(width)]
+                self._tables.append((memories, load.lanes // width))
             base += load.words
-        return ~loading
+        return ~loading, word
 
-    def _memory(self, m: Module, load: Load, width: int, lane: int, base: int, word: Any, taken: Any) -> Any:
+    def _memory(self, m: Module, load: Load, width: int, lane: int, base: int, word: Any, taken: Any,
+                form: NumberFormat) -> Any:
         """Words of every ``width``-th lane, one lane's words side by side; its read port."""
         groups = load.lanes // width
-        memory = Memory(shape=32 * load.fast, depth=groups, init=[])
+        given = flushed(self.load_data) if form is NumberFormat.FP32 else to_bfloat16(self.load_data)
+        memory = Memory(shape=len(given) * load.fast, depth=groups, init=[])
         m.submodules += memory
-        port = memory.write_port(granularity=32)
+        port = memory.write_port(granularity=len(given))
         offset = Signal.like(word)
         m.d.comb += offset.eq(word - base)
         at_lane = Signal(range(load.lanes + 1))
@@ -196,14 +222,14 @@ class StreamCore(Elaboratable):
                 m.d.sync += within.eq(within + 1)
         mine = active & ((at_lane & (width - 1)) == lane)
         m.d.comb += [port.addr.eq(at_lane >> (width.bit_length() - 1)),
-                     port.data.eq(flushed(self.load_data).replicate(load.fast)),
+                     port.data.eq(given.replicate(load.fast)),
                      port.en.eq(Mux(mine, 1 << within, 0))]
         return memory.read_port(domain="comb")
 
     def _issue(self, m: Module, loaded: Any) -> tuple[_Point, Any]:
         """Collects beats into rows and issues each row's groups; the start of the pipeline."""
         assembled, beat, full = Signal(32 * self.beat_words * self.beats), Signal(range(self.beats + 1)), Signal()
-        row, group, active = Signal(32 * self.row_words), Signal(range(max(self.groups, 2))), Signal()
+        row, group, active = Signal(32 * self.row_words * self.together), Signal(range(max(self.groups, 2))), Signal()
         left, running = Signal(range(self.rows + 1)), Signal()
         last = group == self.groups - 1
         sides_ready = Const(1, 1)
@@ -212,31 +238,83 @@ class StreamCore(Elaboratable):
         advance = full & sides_ready & loaded & running & (~active | last)
         m.d.comb += self.row_ready.eq(running & (~full | advance) & ~self.start)
         with m.If(self.row_valid & self.row_ready):
-            m.d.sync += assembled.eq(Cat(assembled[32 * self.beat_words:], self.row_data))
+            m.d.sync += assembled.eq(Cat(assembled, self.row_data)[32 * self.beat_words:])
             m.d.sync += beat.eq(Mux(beat == self.beats - 1, 0, beat + 1))
         m.d.sync += full.eq((full & ~advance) | (self.row_valid & self.row_ready & (beat == self.beats - 1)))
-        words = [assembled.word_select(at, 32) for at in range(self.row_words)]
-        sides = {f"side{at}": Signal(32, name=f"held{at}") for at in range(len(self.sides))}
+        words = [assembled.word_select(at, 32) for at in range(self.row_words * self.together)]
+        sides = {f"side{at}": Signal(32 * self.together, name=f"held{at}") for at in range(len(self.sides))}
         with m.If(advance):
-            m.d.sync += [row.eq(Cat(*(flushed(word) for word in words))), group.eq(0), active.eq(1), left.eq(left - 1)]
+            m.d.sync += [row.eq(Cat(*(flushed(word) for word in words))), group.eq(0), active.eq(1),
+                         left.eq(left - self.together)]
             m.d.sync += [held.eq(data) for held, data in zip(sides.values(), self.side_data, strict=True)]
         with m.Elif(active):
             m.d.sync += group.eq(group + 1)
             with m.If(last):
                 m.d.sync += [active.eq(0), group.eq(0)]
         m.d.comb += [ready.eq(advance) for ready in self.side_ready]
-        with m.If(advance & (left == 1)):
+        with m.If(advance & (left == self.together)):
             m.d.sync += running.eq(0)
         with m.If(self.start):
             m.d.sync += [left.eq(self.rows), running.eq(1), active.eq(0), full.eq(0), beat.eq(0), group.eq(0)]
-        return _Point([], active, group, self.groups, sides), row
+        return _Point([], active, group, self.groups, sides, self.together), row
+
+    def _convert(self, m: Module, point: _Point, row: Any, word: Any) -> tuple[_Point, list[Any]]:
+        """The rows in the format of the first inner product, and its stationary vectors if they are integers."""
+        depth = self.row_words
+        rows = [row.word_select(at, 32 * depth) for at in range(self.together)]
+        bits = self._form.integer_bits
+        if self._form is NumberFormat.BF16:
+            made = [Signal(16 * depth) for _ in rows]
+            m.d.sync += [short.eq(Cat(*(to_bfloat16(part.word_select(at, 32)) for at in range(depth))))
+                         for short, part in zip(made, rows, strict=True)]
+            return self._later(m, point, [], 1), made
+        if not bits:
+            return point, rows
+        load, latency = self.loads[0], quantise_latency(depth)
+        vector, complete = Signal(32 * depth), Signal()
+        last_word = Signal(range(depth), init=0)
+        taken = self.load_valid & self.load_ready & (word < load.words)
+        ends = taken & (last_word == depth - 1)
+        with m.If(taken):
+            m.d.sync += [vector.eq(Cat(vector, flushed(self.load_data))[32:]),
+                         last_word.eq(Mux(last_word == depth - 1, 0, last_word + 1))]
+        with m.If(self.start):
+            m.d.sync += last_word.eq(0)
+        m.d.sync += complete.eq(ends & ~self.start)
+        made = []
+        for at, part in enumerate(rows):
+            given = part if at else Mux(complete, vector, part)
+            integers, exponent = self._library.place(
+                m, f"hetcc_quantise{depth}_{self._form.value}", lambda: VectorQuantiser(depth, bits),
+                {"vector": given}, ("result", "exponent"))
+            made.append(Cat(integers, exponent))
+        self._integer_table(m, load, made[0], delay_reset(m, complete, latency, self.start))
+        return self._later(m, point, [], latency), made
+
+    def _integer_table(self, m: Module, load: Load, vector: Any, valid: Any) -> None:
+        """Memories of the first inner product's stationary vectors, filled with converted ones in lane order."""
+        width = min(self._lanes, load.lanes)
+        lane = Signal(range(load.lanes + 1))
+        with m.If(self.start):
+            m.d.sync += lane.eq(0)
+        with m.Elif(valid):
+            m.d.sync += lane.eq(lane + 1)
+        ports = []
+        for at in range(width):
+            memory = Memory(shape=len(vector), depth=load.lanes // width, init=[])
+            m.submodules += memory
+            port = memory.write_port()
+            m.d.comb += [port.addr.eq(lane >> (width.bit_length() - 1)), port.data.eq(vector),
+                         port.en.eq(valid & ((lane & (width - 1)) == at))]
+            ports.append(memory.read_port(domain="comb"))
+        self._tables.insert(0, (ports, load.lanes // width))
 
     # ---- stages
 
     def _later(self, m: Module, point: _Point, values: list[Any], cycles: int) -> _Point:
         """The pipeline some cycles on, with new values."""
         return _Point(values, delay_reset(m, point.valid, cycles, self.start), delay(m, point.group, cycles),
-                      point.groups, {name: delay(m, value, cycles) for name, value in point.sides.items()})
+                      point.groups, {name: delay(m, value, cycles) for name, value in point.sides.items()}, point.rows)
 
     def _read(self, m: Module, point: _Point, table: tuple[list[Any], int]) -> list[Any]:
         ports, groups = table
@@ -244,27 +322,27 @@ class StreamCore(Elaboratable):
         m.d.comb += [port.addr.eq(address) for port in ports]
         return [port.data for port in ports]
 
-    def _inner_product(self, m: Module, point: _Point, row: Any, table: tuple[list[Any], int],
+    def _inner_product(self, m: Module, point: _Point, rows: list[Any], table: tuple[list[Any], int],
                        stage: InnerProduct) -> _Point:
         stationary = self._read(m, point, table)
         if isinstance(self._graph.stage(stage.source.stage), Scan):
-            depth = self.row_words
-            made = [self._library.place(m, f"hetcc_dot{depth}", lambda: Dot(self._library, depth),
-                                        {"row": row, "stationary": lane}, ("result",))[0] for lane in stationary]
-            return self._later(m, point, made, Dot.latency_of(depth))
-        products = [self._library.binary(m, "mul", value, word)
-                    for value, word in zip(point.values, stationary, strict=True)]
+            made = [value for row in rows
+                    for value in floats_of(m, self._library, stage.format, row, stationary, self.row_words)]
+            return self._later(m, point, made, product_latency(self.row_words, stage.format))
+        products = [self._library.binary(m, "mul", value, word) for lanes in point.lanes
+                    for value, word in zip(lanes, stationary, strict=True)]
         return self._combine(m, self._later(m, point, products, latency_of("mul")), "add")
 
     def _combine(self, m: Module, point: _Point, function: str) -> _Point:
         """All lanes of a row into one value: a tree over a group, then one over the groups of the row."""
-        value, latency = self._library.tree(m, function, point.values)
-        return self._collect(m, self._later(m, point, [value], latency), point.groups, function)
+        trees = [self._library.tree(m, function, lanes) for lanes in point.lanes]
+        gathered = self._later(m, point, [value for value, _ in trees], trees[0][1])
+        return self._collect(m, gathered, point.groups, function)
 
     def _collect(self, m: Module, point: _Point, count: int, function: str) -> _Point:
         """``count`` values that come one after another into one, by the aligned tree."""
         if count == 1:
-            return _Point(point.values, point.valid, point.group, 1, point.sides)
+            return replace(point, groups=1)
         window = [Signal(32) for _ in range(count - 1)]
         arrived = Signal(range(count))
         complete = point.valid & (arrived == count - 1)
@@ -287,9 +365,10 @@ class StreamCore(Elaboratable):
             elif isinstance(operand, Immediate):
                 operands.append([flushed(Const(bits_of(operand.value), 32))] * len(point.values))
             elif {name for name, _ in operand.strides} & keys:
-                operands.append([flushed(point.sides[f"side{self.sides.index(operand)}"])])
+                words = point.sides[f"side{self.sides.index(operand)}"]
+                operands.append([flushed(words.word_select(at, 32)) for at in range(point.rows)])
             else:
-                operands.append(self._read(m, point, next(tables)))
+                operands.append(self._read(m, point, next(tables)) * point.rows)
         if len(operands) == 1:
             values = [self._library.unary(m, stage.function, value) for value in operands[0]]
         else:
@@ -300,15 +379,22 @@ class StreamCore(Elaboratable):
         function = "add" if stage.function == "sum" else stage.function
         keys = {axis.name for axis in self._graph.keys}
         if set(stage.over) & keys:
-            return self._collect(m, point, extent_product(self._graph, stage.over), function)
+            block = extent_product(self._graph, stage.over)
+            size = min(block, point.rows)
+            trees = [self._library.tree(m, function, point.values[at:at + size])
+                     for at in range(0, point.rows, size)]
+            joined = self._later(m, replace(point, rows=point.rows // size), [value for value, _ in trees],
+                                 trees[0][1])
+            return self._collect(m, joined, block // size, function)
         return self._combine(m, point, function)
 
     def _finish(self, m: Module, point: _Point) -> None:
         """Feed the selection and send its entries out."""
-        unit = TopKUnit(self._library, self._selection.k, self._selection.largest, self.candidates)
+        unit = TopKUnit(self._library, self._selection.k, self._selection.largest, self.candidates,
+                        len(point.values))
         m.submodules.selection = unit
         m.d.comb += [
-            unit.clear.eq(self.start), unit.valid.eq(point.valid & self.busy), unit.values.eq(point.values[0]),
+            unit.clear.eq(self.start), unit.valid.eq(point.valid & self.busy), unit.values.eq(Cat(*point.values)),
             self.out_valid.eq(unit.out_valid & self.busy), unit.out_ready.eq(self.out_ready & self.busy),
             self.out_last.eq(unit.out_last), self.out_value.eq(unit.out_value), self.out_index.eq(unit.out_index),
         ]
@@ -316,31 +402,6 @@ class StreamCore(Elaboratable):
             m.d.sync += [self.busy.eq(1), self.done.eq(0)]
         with m.Elif(self.out_valid & self.out_ready & self.out_last):
             m.d.sync += [self.busy.eq(0), self.done.eq(1)]
-
-
-class Dot(Elaboratable):
-    """One inner product per cycle: all products at once, then the aligned tree."""
-
-    def __init__(self, library: Library, depth: int) -> None:
-        self._library = library
-        self._depth = depth
-        self.row = Signal(32 * depth)
-        self.stationary = Signal(32 * depth)
-        self.result = Signal(32)
-
-    @staticmethod
-    def latency_of(depth: int) -> int:
-        """Cycles from operands to result."""
-        return latency_of("mul") + (depth - 1).bit_length() * latency_of("add")
-
-    def elaborate(self, _platform: Any) -> Module:
-        """See the class."""
-        m = Module()
-        products = [self._library.binary(m, "mul", self.row.word_select(at, 32), self.stationary.word_select(at, 32))
-                    for at in range(self._depth)]
-        value, _ = self._library.tree(m, "add", products)
-        m.d.comb += self.result.eq(value)
-        return m
 
 
 def delay_reset(m: Module, value: Any, cycles: int, clear: Any) -> Any:
@@ -359,4 +420,4 @@ def bits_of(value: float) -> int:
     return int(numpy.array(value, numpy.float32).view(numpy.uint32))
 
 
-__all__ = ["INDEX_BITS", "Dot", "Load", "StreamCore"]
+__all__ = ["INDEX_BITS", "Load", "StreamCore"]
