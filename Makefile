@@ -66,13 +66,13 @@ $(STAMP): pyproject.toml
 	@echo '[2/3] setuptools, which builds hetcc'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'setuptools>=77'
 	@echo '[3/3] hetcc and what it stands on: PyTorch, transformers, OR-tools, IREE, torch-mlir, Amaranth, Yosys.'
-	@echo '      First time: about 0.7 GB of wheels to download and 2.6 GB on disk with the CPU wheel of PyTorch.'
+	@echo '      First time: about 0.9 GB of wheels to download and 2.6 GB on disk with the CPU wheel of PyTorch.'
 	@index=''; \
 	if [ -n '$(TORCH_INDEX)' ] && [ -z "$$PIP_FIND_LINKS$$($(BIN)/python -m pip config get global.find-links 2>/dev/null)" ]; then \
 	    if $(BIN)/python -c 'import sys, urllib.request; urllib.request.urlopen(sys.argv[1] + "/torch/", timeout=5)' \
 	        '$(TORCH_INDEX)' 2>/dev/null; \
 	    then index='--extra-index-url=$(TORCH_INDEX)'; \
 	    else echo '      $(TORCH_INDEX) cannot be reached; PyTorch comes from where pip is configured to look.'; \
-	         echo '      The wheel that PyPI has for Linux is the CUDA build: 3.2 GB to download in all.'; fi; fi; \
+	         echo '      The wheel that PyPI has for Linux is the CUDA build: 3.4 GB to download in all.'; fi; fi; \
 	$(BIN)/python -m pip install --disable-pip-version-check --no-build-isolation $$index -e '.[gpu,fpga,dev]'
 	@touch $(STAMP)

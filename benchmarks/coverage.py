@@ -44,7 +44,7 @@ def plan(model: str, context: int, layers: int, timeout_s: float) -> dict[str, A
         lines = done.stderr.strip().splitlines()
         return {"code": f"exit {done.returncode}", "message": lines[-1] if lines else "said nothing"}
     if done.returncode:
-        return {"code": document.get("code", "?"), "message": document.get("message", "")}
+        return {"code": document["error"]["code"], "message": document["error"]["what"]}
     return document
 
 

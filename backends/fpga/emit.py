@@ -11,6 +11,7 @@ from hetcc.backends.contract import EmittedRegion, Rejected
 from hetcc.backends.fpga import packaging
 from hetcc.backends.fpga.compose import compose
 from hetcc.backends.fpga.cycles import DEFAULT_CLOCK_HZ, choose_lanes, estimate_cycles
+from hetcc.backends.fpga.formats import DESCRIPTIONS, EXACT, policy_of, with_policy
 from hetcc.backends.fpga.numbers import Array
 from hetcc.backends.fpga.program import EMULATION_FILE, ENGINE
 from hetcc.backends.fpga.stage_graph import StageGraph
@@ -19,7 +20,7 @@ from hetcc.ir import Graph
 
 
 def emit(region: Graph, name: str, constants: Mapping[str, Array] | None = None, *,
-         with_verilog: bool = False) -> EmittedRegion | Rejected:
+         with_verilog: bool = False, policy: str = EXACT) -> EmittedRegion | Rejected:
     """The files of a region's streaming kernel.
 
     Args:
@@ -28,14 +29,18 @@ def emit(region: Graph, name: str, constants: Mapping[str, Array] | None = None,
         constants: contents of CONSTANT values by name, where known.
         with_verilog: also write ``kernel.v`` when the kernel is within the limits of the RTL library (takes seconds);
             ``report.json`` says why when it is not.
+        policy: numeric policy, one of ``formats.POLICIES``.
 
     Returns:
         the files, in one folder named by their content, or the rule the region breaks.
 
     Raises:
         ToolError: HET-T001, ``with_verilog`` without yosys.
+        UserError: HET-U001, no such policy.
     """
     graph = compose(region, constants)
+    if isinstance(graph, StageGraph):
+        graph = with_policy(graph, policy)
     if isinstance(graph, Rejected):
         return Rejected(f"{name}: {graph.rule}", graph.limit, graph.actual)
     return emit_stages(graph, with_verilog=with_verilog)
@@ -80,7 +85,7 @@ def _report(graph: StageGraph, kernel: str, without_verilog: str) -> bytes:
     body = {
         "kernel": kernel,
         "platform": packaging.PLATFORM,
-        "numeric_policy": "exact: binary32, nearest even, subnormals are zero, aligned pairwise sums",
+        "numeric_policy": DESCRIPTIONS[policy_of(graph)],
         "interface": packaging.interface(graph),
         "lanes": choose_lanes(graph),
         "clock_hz": DEFAULT_CLOCK_HZ,

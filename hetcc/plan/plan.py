@@ -48,7 +48,8 @@ class RegionSpec(_Record):
     flops: int
     bytes_read: int
     bytes_written: int
-    policy: Literal["exact"] = Field(default="exact", description="numeric policy: fp32 compared with eager")
+    policy: Literal["exact", "quantised:int8", "quantised:int16", "quantised:bf16"] = Field(
+        default="exact", description="numeric policy: exact is fp32 compared with eager; another one was asked for")
 
 
 class LaunchStep(_Record):

@@ -49,15 +49,16 @@ class NarrowToSelection:
             if not found.refusal and taken.intersection(found.ends):
                 found.refusal = "another selection narrows the same product"
             if found.refusal or builder is None:
-                report.append(Rewrite(scatter.name, False, found.refusal or "no builder for this domain"))
+                report.append(Rewrite(scatter.name, False, found.refusal or "no builder for this domain",
+                                      self.name))
                 continue
             rewritten = _Narrowing(graph, found, builder).build()
             if rewritten is None:
-                report.append(Rewrite(scatter.name, False, "an operator on the way has a fixed size"))
+                report.append(Rewrite(scatter.name, False, "an operator on the way has a fixed size", self.name))
                 continue
             result = self._verify(rewritten, verified)
             verdict = f"relative error {result.relative_error:.1e} on random inputs"
-            report.append(Rewrite(scatter.name, result.agrees, result.detail or verdict))
+            report.append(Rewrite(scatter.name, result.agrees, result.detail or verdict, self.name))
             if result.agrees:
                 believed.append(rewritten)
                 taken.update(found.ends)

@@ -51,7 +51,8 @@ class Reassociate:
             before, after = _work_before(graph, group), sum(map(total_work, programs), Work())
             saving = f"{_change(before.flops, after.flops)} flops, {_change(before.bytes_moved, after.bytes_moved)} bytes"
             if not is_less(after, before):
-                report.extend(Rewrite(each.node.name, False, f"the other order takes no less work: {saving}")
+                report.extend(Rewrite(each.node.name, False, f"the other order takes no less work: {saving}",
+                                      self.name)
                               for each in group)
                 continue
             results = [self._verify(graph, each, verified) for each in group]
@@ -59,7 +60,7 @@ class Reassociate:
             for each, result in zip(group, results, strict=True):
                 reason = f"{saving}; relative error {result.relative_error:.1e} in double precision" \
                     if failed is None else failed.detail or "another product of the same factors does not agree"
-                report.append(Rewrite(each.node.name, failed is None, reason))
+                report.append(Rewrite(each.node.name, failed is None, reason, self.name))
             if failed is None:
                 believed.update((each.node.name, program) for each, program in zip(group, programs, strict=True))
         return _apply(graph, believed), tuple(report)

@@ -12,3 +12,5 @@ class Rewrite:
     node: str
     applied: bool
     reason: str
+    rule: str = ""
+    """Name of the pass."""

@@ -1,4 +1,4 @@
-"""Dense, mixture-of-experts and state-space models compiled, run on emulated devices and compared with eager Hugging Face."""
+"""Dense, mixture-of-experts and state-space models compiled, run emulated and compared with eager Hugging Face."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole models as a GPU target gets them: modules and Triton kernels in parts, the kernels interpreted; and full sizes."""
+"""Whole models as a GPU target gets them: modules and Triton kernels in parts, interpreted; and at full size."""
 
 from __future__ import annotations
 

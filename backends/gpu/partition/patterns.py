@@ -76,7 +76,8 @@ class Reader:
     def walk(self, value: str, *, masks: bool = True) -> Chain:
         """Follow ``value`` back. A factor applied after a mask would scale the mask too; that ends the walk."""
         nodes: list[Node] = []
-        scale, mask, mask_shape = 1.0, "", ()
+        scale, mask = 1.0, ""
+        mask_shape: tuple[int, ...] = ()
         while (node := self.graph.producer.get(value)) is not None:
             factor = literal_factor(node)
             if node.attribute("kind") in _RESHAPES or is_cast(node):
