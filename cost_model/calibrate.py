@@ -3,7 +3,7 @@
 What is fitted is what plans are priced with: the predicted time of an observation is the launch of its region and the
 prices of its clusters, by ``gpu.kernel_parts``. Three stages, each with the numbers of the ones before held fixed:
 
-1. launches, from the observations of the class with the smallest work;
+1. launches, from the class that was observed with the most different numbers of them;
 2. bandwidths of memory and cache, the usable share of the cache, overlap and padding of products, from the class that
    moves the most bytes;
 3. per class the fractions, the latency and the curve over sizes, whose points are spread over the sizes observed.
@@ -34,7 +34,7 @@ from hetcc.ir import OperatorClass
 
 Cluster = tuple[WorkItem, ...]
 _MATRIX = frozenset({PROJECTION, *(item.value for item in MATRIX_CLASSES)})
-_POINTS = 4
+_POINTS = 6
 _PRIOR_WEIGHT = 0.03
 _SAME_INTENSITY = 1.3
 _LEAST_EXPONENT = 0.01
@@ -42,6 +42,7 @@ _LEAST_EXPONENT = 0.01
 _STEP = 1e-3
 """Of finite differences: numbers of a profile have six digits, so much smaller steps would show nothing."""
 _MOST_STEPS = 40
+_FEW_STEPS = 6
 _USABLE_SHARES = (0.1, 0.2, 0.35, 0.5, 0.7, 1.0)
 _OUTLIER = 0.1
 """Relative error from which on an observation counts as an outlier."""
@@ -101,14 +102,20 @@ def fit_profile(observations: Sequence[Observation], facts: Facts) -> Draft:
     for one in observations:
         by_kind.setdefault(one.kind, []).append(one)
     draft = _started(by_kind)
-    least = min(by_kind, key=lambda kind: min(one.bytes_moved / max(one.launches, 1) for one in by_kind[kind]))
+    least = min(sorted(by_kind), key=lambda kind: (-len({one.launches for one in by_kind[kind]}), min(
+        one.bytes_moved / max(one.launches, 1) for one in by_kind[kind])))
     draft = _fit_launches(draft, by_kind[least], facts)
     most = max(by_kind, key=lambda kind: (kind == PROJECTION, max(one.bytes_moved for one in by_kind[kind])))
     draft = _fit_memory(draft, most, by_kind[most], facts)
     for kind, found in by_kind.items():
         if kind != most:
             draft = _fit_class(draft, kind, found, facts)
-    return draft
+    device = device_of(draft, facts)
+    # What the form of the model cannot follow is as unsure as what the repeats scatter.
+    misfits = {kind: float(numpy.mean([abs(math.log(predicted_s(one, device) / one.time_s)) for one in found]))
+               for kind, found in by_kind.items()}
+    return replace(draft, classes={kind: replace(one, spread=max(one.spread, misfits[kind]))
+                                   for kind, one in draft.classes.items()})
 
 
 def predicted_s(observation: Observation, device: Device) -> float:
@@ -164,9 +171,10 @@ def _fit_memory(draft: Draft, kind: str, found: Sequence[Observation], facts: Fa
 
         return build
 
-    tried = [(*_solved(build_for(usable), found, start, limits, facts), usable) for usable in _USABLE_SHARES]
-    _, numbers, usable = min(tried, key=lambda entry: entry[0])
-    return build_for(usable)(numbers)
+    tried = [(*_solved(build_for(usable), found, start, limits, facts, most=_FEW_STEPS), usable)
+             for usable in _USABLE_SHARES]
+    usable = min(tried, key=lambda entry: entry[0])[2]
+    return build_for(usable)(_solve(build_for(usable), found, start, limits, facts))
 
 
 def _fit_class(draft: Draft, kind: str, found: Sequence[Observation], facts: Facts) -> Draft:
@@ -241,7 +249,7 @@ def _solve(build: Callable[[numpy.ndarray], Draft], found: Sequence[Observation]
 
 
 def _solved(build: Callable[[numpy.ndarray], Draft], found: Sequence[Observation], start: Sequence[float],
-            limits: Sequence[tuple[float, float]], facts: Facts) -> tuple[float, numpy.ndarray]:
+            limits: Sequence[tuple[float, float]], facts: Facts, most: int = _MOST_STEPS) -> tuple[float, numpy.ndarray]:
     """The least error and its numbers; where the observations leave a number open, it stays where it started."""
     from scipy.optimize import least_squares
 
@@ -266,7 +274,7 @@ def _solved(build: Callable[[numpy.ndarray], Draft], found: Sequence[Observation
 
     inside = numpy.clip(wished, low + 1e-6, high - 1e-6)
     solution = least_squares(residuals, inside, jac=slopes, bounds=(low, high), loss="soft_l1", f_scale=_OUTLIER,
-                             max_nfev=_MOST_STEPS, xtol=1e-5, ftol=1e-6)
+                             max_nfev=most, xtol=1e-5, ftol=1e-6)
     return float(solution.cost), solution.x
 
 

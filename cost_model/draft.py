@@ -5,10 +5,11 @@ from __future__ import annotations
 import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
-from hetcc.cost_model.profile import DEFAULT, Device
-from hetcc.cost_model.quantity import Provenance
+from hetcc.cost_model.profile import DEFAULT, Device, Power
+from hetcc.cost_model.quantity import Provenance, Quantity
 
 MEASURED_BASELINE = "measured"
 
@@ -28,6 +29,16 @@ class Facts:
     on_chip_bytes: int = 0
     """Size of the last-level cache; 0: that of the template."""
     compute_units: int = 1
+
+    @cached_property
+    def power(self) -> Power:
+        """What the template says of power, said to be assumed."""
+        return Power.model_validate(_lent(self.template.power.model_dump(mode="json"), self))
+
+    @cached_property
+    def capacity(self) -> Quantity:
+        """The template's memory capacity, said to be assumed."""
+        return Quantity.model_validate(_lent(self.template.memory.capacity_bytes.model_dump(mode="json"), self))
 
     @property
     def cache_bytes(self) -> int:
@@ -72,6 +83,19 @@ class Draft:
 
 def profile_data(draft: Draft, facts: Facts) -> dict[str, Any]:
     """The profile as ``Device`` reads it; written to a file it is a profile like any other."""
+    found = _data(draft, facts)
+    found["power"] = facts.power.model_dump(mode="json")
+    found["memory"]["capacity_bytes"] = facts.capacity.model_dump(mode="json")
+    return found
+
+
+def device_of(draft: Draft, facts: Facts) -> Device:
+    """The profile."""
+    return Device.model_validate(_data(draft, facts))
+
+
+def _data(draft: Draft, facts: Facts) -> dict[str, Any]:
+    """The profile; what does not depend on the draft is there as records, which are not checked again."""
     shared = _Numbers(facts, draft.spread)
     launch = shared.of(draft.launch_s, "s")
     return {
@@ -81,7 +105,7 @@ def profile_data(draft: Draft, facts: Facts) -> dict[str, Any]:
         "memory": _memory(draft, facts, shared),
         "matrix_flops_per_s": {"float32": shared.of(draft.matrix_flops, "flop/s")},
         "vector_flops_per_s": {"float32": shared.of(draft.vector_flops, "flop/s")},
-        "power": _lent(facts.template.power.model_dump(mode="json"), facts),
+        "power": facts.power,
         "baselines": {MEASURED_BASELINE: {
             "description": "What code that hetcc generates reaches on this device, fitted to microbenchmarks",
             "kernel_launch_s": launch, "region_launch_s": shared.of(draft.region_s, "s"),
@@ -92,11 +116,6 @@ def profile_data(draft: Draft, facts: Facts) -> dict[str, Any]:
             "achieved": {name: _achieved(one, facts) for name, one in sorted(_with_default(draft).items())},
         }},
     }
-
-
-def device_of(draft: Draft, facts: Facts) -> Device:
-    """The profile."""
-    return Device.model_validate(profile_data(draft, facts))
 
 
 def _with_default(draft: Draft) -> dict[str, ClassDraft]:
@@ -114,7 +133,7 @@ def _memory(draft: Draft, facts: Facts, shared: _Numbers) -> dict[str, Any]:
     cache = facts.cache_bytes
     source = "size that the operating system names" if facts.on_chip_bytes else "that of the template"
     return {
-        "capacity_bytes": _lent(facts.template.memory.capacity_bytes.model_dump(mode="json"), facts),
+        "capacity_bytes": facts.capacity,
         "bandwidth_bytes_per_s": shared.of(draft.bandwidth, "B/s"),
         "on_chip_bytes": shared.exactly(cache, "B", source),
         "on_chip_bandwidth_bytes_per_s": shared.of(draft.cache_bandwidth, "B/s"),

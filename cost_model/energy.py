@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from hetcc.cost_model.elementwise import smaller
 from hetcc.cost_model.fpga import mac_rate
 from hetcc.cost_model.gpu import cached_bytes, peak_of
 from hetcc.cost_model.parts import MATRIX_CLASSES, WorkItem
@@ -42,7 +43,7 @@ def kernel_energy_j(works: Sequence[WorkItem], device: Device, baseline: Baselin
     power = device.power
     energy_j = time_s * power.active_w.delay(corner)
     for work, operator_class, dtype in works:
-        near = min(near_bytes(work, device, baseline, corner), work.bytes_moved)
+        near = smaller(near_bytes(work, device, baseline, corner), work.bytes_moved)
         energy_j += (work.bytes_moved - near) * power.joules_per_byte.delay(corner)
         energy_j += near * power.joules_per_on_chip_byte.delay(corner)
         energy_j += arithmetic_s(work, operator_class, dtype, device) * arithmetic_w(work, operator_class,

@@ -18,7 +18,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
+from hetcc.cost_model.elementwise import larger, smaller
 from hetcc.cost_model.gpu import lookup
 from hetcc.cost_model.parts import MATRIX_CLASSES, Parts, WorkItem
 from hetcc.cost_model.profile import Baseline, Device, Streaming
@@ -74,20 +76,20 @@ def streaming_parts(works: Sequence[WorkItem], device: Device, baseline: Baselin
     """
     streaming = _streaming(device)
     clock_hz = streaming.clock_hz.rate(corner)
-    cycles = max(_cycles(works, streaming, corner))
+    cycles = larger(*_cycles(works, streaming, corner))
     near = baseline.keeps_index
-    bandwidth = min(device.memory.bandwidth_bytes_per_s.rate(corner),
-                    streaming.ports_per_kernel.rate(corner) * streaming.port_bytes_per_cycle.rate(corner) * clock_hz)
+    bandwidth = smaller(device.memory.bandwidth_bytes_per_s.rate(corner), clock_hz
+                        * streaming.ports_per_kernel.rate(corner) * streaming.port_bytes_per_cycle.rate(corner))
     share = bandwidth / max(concurrent_kernels, 1)
     far_s = all_far_s = near_cycles = 0.0
     for work, operator_class, _ in works:
-        rate = min(device.memory.bandwidth_bytes_per_s.rate(corner) / max(concurrent_kernels, 1)
-                   * baseline.achieved_by(operator_class).bandwidth_fraction.rate(corner), share)
+        rate = smaller(device.memory.bandwidth_bytes_per_s.rate(corner) / max(concurrent_kernels, 1)
+                       * baseline.achieved_by(operator_class).bandwidth_fraction.rate(corner), share)
         kept = min(sum(work.resident), work.bytes_moved) if near else 0
         far_s += (work.bytes_moved - kept) / rate
         all_far_s += work.bytes_moved / rate
-        near_cycles = max(near_cycles, _near_cycles(work.resident, streaming, corner) if kept else 0.0)
-    memory_s = min(max(far_s, near_cycles / clock_hz), all_far_s)
+        near_cycles = larger(near_cycles, _near_cycles(work.resident, streaming, corner) if kept else 0.0)
+    memory_s = smaller(larger(far_s, near_cycles / clock_hz), all_far_s)
     return Parts(baseline.launch_s.delay(corner), _fill_cycles(works, streaming, corner) / clock_hz, memory_s,
                  cycles / clock_hz)
 
@@ -146,8 +148,8 @@ def on_chip_budget(streaming: Streaming) -> tuple[int, int]:
 def mac_rate(streaming: Streaming, dtype: DType, corner: Corner) -> float:
     """Multiply-adds per second of all usable slices and look-up tables."""
     usable = streaming.dsp_usable_fraction.rate(corner)
-    lanes = min(streaming.dsp_count.rate(corner) * usable / lookup(streaming.dsp_per_mac, dtype).delay(corner),
-                streaming.lut_count.rate(corner) * usable / lookup(streaming.lut_per_mac, dtype).delay(corner))
+    lanes = smaller(streaming.dsp_count.rate(corner) * usable / lookup(streaming.dsp_per_mac, dtype).delay(corner),
+                    streaming.lut_count.rate(corner) * usable / lookup(streaming.lut_per_mac, dtype).delay(corner))
     return lanes * streaming.clock_hz.rate(corner)
 
 
@@ -155,8 +157,8 @@ def _cycles(works: Sequence[WorkItem], streaming: Streaming, corner: Corner) -> 
     """Cycles of all products, which share the slices, and of the slowest other stage."""
     interval = streaming.initiation_interval.delay(corner)
     products = sum(_mac_cost(item, streaming, corner) for item in works) * streaming.clock_hz.rate(corner) * interval
-    others = max((_scalar_cycles(operator_class, work.elements, streaming, corner) for work, operator_class, _ in works
-                  if operator_class not in MATRIX_CLASSES), default=0.0)
+    others = reduce(larger, (_scalar_cycles(operator_class, work.elements, streaming, corner)
+                             for work, operator_class, _ in works if operator_class not in MATRIX_CLASSES), 0.0)
     return products, others * interval
 
 
@@ -185,8 +187,8 @@ def _fill_cycles(works: Sequence[WorkItem], streaming: Streaming, corner: Corner
 
 def _near_cycles(resident: tuple[int, int], streaming: Streaming, corner: Corner) -> float:
     """All blocks are read at the same time, each at its own rate."""
-    return max(min(resident[0], BRAM_BYTES) / streaming.bram_bytes_per_cycle.rate(corner),
-               min(resident[1], URAM_BYTES) / streaming.uram_bytes_per_cycle.rate(corner))
+    return larger(min(resident[0], BRAM_BYTES) / streaming.bram_bytes_per_cycle.rate(corner),
+                  min(resident[1], URAM_BYTES) / streaming.uram_bytes_per_cycle.rate(corner))
 
 
 def _limits(streaming: Streaming) -> tuple[float, float, float, float]:

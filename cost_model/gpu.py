@@ -18,6 +18,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+from hetcc.cost_model.elementwise import ceiling, exponential, floor, larger, logarithm, smaller
 from hetcc.cost_model.parts import MATRIX_CLASSES, Parts, WorkItem
 from hetcc.cost_model.profile import Achieved, Baseline, Device, SizePoint, Tiles
 from hetcc.cost_model.quantity import Corner, Quantity
@@ -47,7 +48,7 @@ def kernel_parts(works: Sequence[WorkItem], device: Device, baseline: Baseline, 
         memory_s += memory_time_s(work, device, achieved, corner)
         compute_s += compute_time_s(work, operator_class, dtype, device, baseline, corner)
         overhead_s += achieved.overhead_s.delay(corner) if achieved.overhead_s is not None else 0.0
-        latency_s = max(latency_s, achieved.latency_s.delay(corner) if achieved.latency_s is not None else 0.0)
+        latency_s = larger(latency_s, achieved.latency_s.delay(corner) if achieved.latency_s is not None else 0.0)
     exponent = baseline.overlap_exponent.rate(corner) if baseline.overlap_exponent is not None else math.inf
     return Parts(baseline.launch_s.delay(corner), latency_s + overhead_s, memory_s, compute_s, exponent)
 
@@ -81,7 +82,7 @@ def memory_time_s(work: Work, device: Device, achieved: Achieved, corner: Corner
     memory = device.memory
     cached = cached_bytes(work, device, corner)
     seconds = (work.bytes_moved - cached) / memory.bandwidth_bytes_per_s.rate(corner)
-    if cached and memory.on_chip_bandwidth_bytes_per_s is not None:
+    if memory.on_chip_bandwidth_bytes_per_s is not None:
         seconds += cached / memory.on_chip_bandwidth_bytes_per_s.rate(corner)
     fraction = bandwidth_fraction(work.product, achieved, corner)
     return seconds / (fraction * factor_at(achieved.bandwidth_by_size, work.bytes_moved, corner))
@@ -98,7 +99,7 @@ def cached_bytes(work: Work, device: Device, corner: Corner) -> float:
     if memory.on_chip_bandwidth_bytes_per_s is None or memory.on_chip_usable_fraction is None or not work.recent:
         return 0.0
     size = memory.on_chip_bytes.rate(corner) * memory.on_chip_usable_fraction.rate(corner)
-    return sum(min(max(size - distance, 0.0), length) for length, distance in work.recent)
+    return sum(smaller(larger(size - distance, 0.0), length) for length, distance in work.recent)
 
 
 def bandwidth_fraction(product: Product | None, achieved: Achieved, corner: Corner) -> float:
@@ -106,7 +107,7 @@ def bandwidth_fraction(product: Product | None, achieved: Achieved, corner: Corn
     share = achieved.bandwidth_fraction.rate(corner)
     if product is None or achieved.skinny is None:
         return share
-    beyond = (product.narrow - 1) / max(achieved.skinny.rows.rate(corner), 1.0)
+    beyond = (product.narrow - 1) / larger(achieved.skinny.rows.rate(corner), 1.0)
     return share + (achieved.skinny.bandwidth_fraction.rate(corner) - share) / (1.0 + beyond * beyond)
 
 
@@ -117,8 +118,8 @@ def factor_at(points: Sequence[SizePoint], amount: float, corner: Corner) -> flo
     for lower, upper in pairwise(points):
         if amount <= upper.at:
             low_s, high_s = lower.at / lower.factor.rate(corner), upper.at / upper.factor.rate(corner)
-            exponent = math.log(high_s / low_s) / math.log(upper.at / lower.at)
-            return amount / (low_s * math.exp(exponent * math.log(amount / lower.at)))
+            exponent = logarithm(high_s / low_s) / math.log(upper.at / lower.at)
+            return amount / (low_s * exponential(exponent * math.log(amount / lower.at)))
     return points[-1].factor.rate(corner)
 
 
@@ -131,33 +132,46 @@ def compute_time_s(work: Work, operator_class: OperatorClass, dtype: DType, devi
     flops = float(work.flops)
     if work.product is not None and baseline.tiles is not None:
         units = device.compute_units.value if device.compute_units is not None else 1.0
-        flops = max(flops, flops_in_waves(work.product, baseline.tiles, units))
+        flops = larger(flops, flops_in_waves(work.product, baseline.tiles, units, corner))
     rate = peak_of(device, operator_class, dtype).rate(corner) * achieved.compute_fraction.rate(corner)
     return flops / (rate * factor_at(achieved.compute_by_size, work.flops, corner))
 
 
-def flops_in_waves(product: Product, tiles: Tiles, units: float) -> float:
+def flops_in_waves(product: Product, tiles: Tiles, units: float, corner: Corner = Corner.LIKELY) -> float:
     """Flops of a product after padding to tiles, and tiles to waves of one tile per compute unit.
 
     A side shorter than a tile is padded to the granule. Long sums are split into pieces. ``waves`` rises from one whole
-    number to the next over the first ``ramp`` of a wave; the first wave always costs a whole one.
+    number to the next over the first ``ramp`` of a wave; the first wave always costs a whole one. Neither larger nor
+    smaller tiles are always faster. So where their size is uncertain, the fast end is no padding, and the slow end a
+    bound for all tiles: every side padded by the largest tile, and one wave of the largest tiles more.
     """
+    numbers = (tiles.rows, tiles.columns, tiles.granule, tiles.split_depth, tiles.ramp)
+    if corner is not Corner.LIKELY and any(number.low < number.high for number in numbers):
+        return _most_flops(product, tiles, units) if corner is Corner.SLOW else 0.0
     granule = tiles.granule.value
     height, rows = _tiled(product.rows, tiles.rows.value, granule)
     width, columns = _tiled(product.columns, tiles.columns.value, granule)
-    pieces = max(product.depth / tiles.split_depth.value, 1.0)
-    depth = min(product.depth, tiles.split_depth.value)
+    pieces = larger(product.depth / tiles.split_depth.value, 1.0)
+    depth = smaller(product.depth, tiles.split_depth.value)
     waves = product.batch * rows * columns * pieces / units
-    started = math.floor(waves)
-    ramp = max(tiles.ramp.value, 1e-9)
-    cost = max(1.0, started + min(1.0, (waves - started) / ramp))
+    started = floor(waves)
+    ramp = larger(tiles.ramp.value, 1e-9)
+    cost = larger(1.0, started + smaller(1.0, (waves - started) / ramp))
     return cost * units * 2.0 * height * width * depth
 
 
-def _tiled(length: int, tile: float, granule: float) -> tuple[float, int]:
+def _most_flops(product: Product, tiles: Tiles, units: float) -> float:
+    """At least ``flops_in_waves`` for all tiles in the ranges."""
+    sides = [smaller(tile.high, product_side + tiles.granule.high)
+             for product_side, tile in ((product.rows, tiles.rows), (product.columns, tiles.columns))]
+    padded = 2.0 * product.batch * (product.rows + sides[0]) * (product.columns + sides[1]) * product.depth
+    return padded + units * 2.0 * sides[0] * sides[1] * smaller(product.depth, tiles.split_depth.high)
+
+
+def _tiled(length: int, tile: float, granule: float) -> tuple[float, float]:
     """The side of a tile and how many cover ``length``."""
-    side = min(tile, math.ceil(length / granule) * granule)
-    return side, math.ceil(length / side)
+    side = smaller(tile, ceiling(length / granule) * granule)
+    return side, ceiling(length / side)
 
 
 def peak_of(device: Device, operator_class: OperatorClass, dtype: DType) -> Quantity:

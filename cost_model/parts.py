@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from hetcc.cost_model.elementwise import exponential, is_plain, larger, logarithm_above_one, smaller
 from hetcc.cost_model.work import Work
 from hetcc.ir import DType, OperatorClass
 
 WorkItem = tuple[Work, OperatorClass, DType]
+_TINY = 1e-300
 MATRIX_CLASSES = frozenset({OperatorClass.MATMUL, OperatorClass.ATTENTION, OperatorClass.CONVOLUTION})
 
 
@@ -41,7 +43,11 @@ def power_mean(first: float, second: float, exponent: float) -> float:
 
     ``exponent`` is at least 1; infinite gives the larger.
     """
-    larger, smaller = max(first, second), min(first, second)
-    if larger <= 0.0 or math.isinf(exponent):
-        return larger
-    return larger * math.exp(math.log1p((smaller / larger) ** exponent) / exponent)
+    most, least = larger(first, second), smaller(first, second)
+    if is_plain(most, exponent):
+        if most <= 0.0 or math.isinf(exponent):
+            return most
+        share = least / most
+    else:
+        share = least / larger(most, _TINY)
+    return most * exponential(logarithm_above_one(share**exponent) / exponent)

@@ -10,6 +10,9 @@ from hetcc.errors import UserError
 from hetcc.plan.placement import Objective
 
 EMIT_CHOICES = ("auto", "always", "never")
+REWRITES = ("narrow-to-selection", "reassociate")
+"""Rewriting passes that can be left out."""
+ROBUSTNESS_DRAWS = 64
 FALLBACK_CHOICES = ("fallback", "warn", "error")
 
 
@@ -53,13 +56,18 @@ class CompileOptions:
     """Set of links between the devices, by name."""
     choice: PlacementChoice = field(default_factory=PlacementChoice)
     ignore_capacity: bool = False
-    robustness_samples: int = 0
+    robustness_samples: int = ROBUSTNESS_DRAWS
     """Draws of all uncertain numbers to see how sure the placement is; 0: none. Not for forced placements."""
     emit: str = "auto"
     """``auto`` generates code when weights are bound; ``always`` and ``never`` say so themselves."""
     emission: EmissionOptions = field(default_factory=EmissionOptions)
+    without_rewrites: tuple[str, ...] = ()
+    """Names of rewriting passes to leave out."""
 
     def __post_init__(self) -> None:
+        for name in self.without_rewrites:
+            if name not in REWRITES:
+                raise UserError("HET-U001", f"--no-rewrite is '{name}'", fix=f"use one of {', '.join(REWRITES)}")
         for name, value, choices in (("emit", self.emit, EMIT_CHOICES),
                                      ("on-unsupported", self.emission.on_unsupported, FALLBACK_CHOICES)):
             if value not in choices:

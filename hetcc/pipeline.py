@@ -74,8 +74,8 @@ def compile_model(options: CompileOptions, output: Path | None = None, *, force:
     options = replace(options, request=options.request.located())
     bundle = bundle_named(options.request.model)
     if bundle is not None:
-        again = reopen(bundle, options.request)
-        options = replace(options, request=again.captured.request)
+        again = reopen(bundle, options.request, options.without_rewrites)
+        options = replace(options, request=again.captured.request, without_rewrites=again.without_rewrites)
         return compile_captured(again.captured, options, output, force=force, watch=watch, again=again)
     with watch.stage("capture"):
         captured = _capture(options.request, progress)
@@ -120,7 +120,8 @@ def compile_captured(captured: CapturedModel, options: CompileOptions, output: P
     devices = device_set(options)
     choices = _choice_by_phase(captured, options)
     if again is None:
-        phases = tuple(planning.plan_phase(name, graph, captured.request, devices, choices[name], watch)
+        phases = tuple(planning.plan_phase(name, graph, captured.request, devices, choices[name], watch,
+                                           options.without_rewrites)
                        for name, graph in captured.graphs.items())
     else:
         phases = tuple(planning.plan_tagged(name, tagged, again.rewrites[name], captured.request, devices,
@@ -137,8 +138,10 @@ def compile_captured(captured: CapturedModel, options: CompileOptions, output: P
         plan = build_plan(captured, phases, options, devices, made, fits=not misfits)
         files = bundle_files(captured, plan, phases, devices, made, options)
         written = write_bundle(output, files, replace=force) if output is not None else None
+    sure = {phase.phase: phase.partition.robustness for phase in plan.phases}
     summary = compile_summary(phases, devices, fits=not misfits, watch=watch,
-                              bundle=str(written) if written else None, peak_rss_bytes=_peak_rss())
+                              bundle=str(written) if written else None, peak_rss_bytes=_peak_rss(),
+                              robustness={name: found and found.model_dump() for name, found in sure.items()})
     return Compiled(plan, files, summary, phases)
 
 

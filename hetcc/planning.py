@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from hetcc.ir.subgraph import digest_of
 from hetcc.options import PlacementChoice
 from hetcc.passes.clusters import Clustering, form_clusters
 from hetcc.passes.estimate import HOST, CostTable, DeviceSet, cache_devices, estimate, weight_devices
-from hetcc.passes.normalize import NarrowToSelection, Rewrite, Simplify
+from hetcc.passes.normalize import NarrowToSelection, Reassociate, Rewrite, Simplify
 from hetcc.passes.phase import PlannedPhase
 from hetcc.passes.place import finish, load_placer, place_optimal
 from hetcc.passes.place.follow import with_followers
@@ -34,14 +34,14 @@ from hetcc.stopwatch import Stopwatch
 
 
 def plan_phase(name: str, graph: Graph, request: CaptureRequest, devices: DeviceSet, choice: PlacementChoice,
-               watch: Stopwatch) -> PlannedPhase:
-    """Normalise, tag, price, place and schedule one phase.
+               watch: Stopwatch, without_rewrites: Collection[str] = ()) -> PlannedPhase:
+    """Normalise, tag, price, place and schedule one phase; rewriting passes named ``without_rewrites`` are left out.
 
     Raises:
         UserError: HET-P001 to HET-P005 for impossible placements.
     """
     with watch.stage("normalize"):
-        graph, rewrites = normalize(graph)
+        graph, rewrites = normalize(graph, without_rewrites=without_rewrites)
     with watch.stage("tag"):
         tagged = TagMemoryPipeline().run(graph)
     return plan_tagged(name, tagged, rewrites, request, devices, choice, watch)
@@ -62,22 +62,27 @@ def plan_tagged(name: str, tagged: TaggedGraph, rewrites: tuple[Rewrite, ...], r
     return _place_and_schedule(name, request, tagged, rewrites, clustering, table, choice, observed, watch)
 
 
-def normalize(graph: Graph, checked: Callable[[Checker], Checker] | None = None) -> tuple[Graph, tuple[Rewrite, ...]]:
-    """Tidy up, gather instead of masking, tidy up again.
+def normalize(graph: Graph, checked: Callable[[Checker], Checker] | None = None,
+              without_rewrites: Collection[str] = ()) -> tuple[Graph, tuple[Rewrite, ...]]:
+    """Tidy up; gather instead of masking; multiply in the cheaper order; tidy up after each.
 
     Args:
         graph: as captured.
         checked: wraps the numeric check of a rewrite, say to remember its answers.
+        without_rewrites: names of rewriting passes to leave out.
     """
     domains = {node.operator.domain for node in graph.nodes}
     graph = Simplify().run(graph)
     rewrites: tuple[Rewrite, ...] = ()
     for domain in sorted(domains & CHECKERS.keys()):
         check = load(CHECKERS[domain])
-        narrowing = NarrowToSelection({domain: load(BUILDERS[domain])(graph)}, checked(check) if checked else check)
-        graph, report = narrowing.run(graph)
-        rewrites += report
-    return Simplify().run(graph), rewrites
+        builders, check = {domain: load(BUILDERS[domain])(graph)}, checked(check) if checked else check
+        for rewriting in (NarrowToSelection(builders, check), Reassociate(builders, check)):
+            if rewriting.name not in without_rewrites:
+                graph, report = rewriting.run(graph)
+                graph = Simplify().run(graph) if any(rewrite.applied for rewrite in report) else graph
+                rewrites += report
+    return graph, rewrites
 
 
 def observe_selections(tagged: TaggedGraph) -> tuple[TaggedGraph, tuple[str, ...]]:

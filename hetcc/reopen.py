@@ -26,6 +26,8 @@ class Reopened:
     tagged: Mapping[str, TaggedGraph]
     """By phase."""
     rewrites: Mapping[str, tuple[Rewrite, ...]]
+    without_rewrites: tuple[str, ...] = ()
+    """Rewriting passes that were left out."""
 
 
 def bundle_named(model: str) -> Path | None:
@@ -34,24 +36,25 @@ def bundle_named(model: str) -> Path | None:
     return folder if (folder / MANIFEST).is_file() else None
 
 
-def reopen(folder: Path, asked: CaptureRequest) -> Reopened:
+def reopen(folder: Path, asked: CaptureRequest, without_rewrites: tuple[str, ...] = ()) -> Reopened:
     """Read a bundle's model back.
 
     Args:
         folder: the bundle.
         asked: the request that named it; only its ``model`` may be set, the bundle has fixed everything else.
+        without_rewrites: must be empty; the bundle has fixed that too.
 
     Raises:
-        UserError: HET-U001, the request asks for other sizes; HET-B003, the bundle is damaged.
+        UserError: HET-U001, the request asks for other sizes or rewrites; HET-B003, the bundle is damaged.
     """
-    if asked != CaptureRequest(asked.model):
-        raise UserError("HET-U001", "a bundle's phases, sizes, overrides and weights are fixed", where=str(folder),
+    if without_rewrites or asked != CaptureRequest(asked.model):
+        raise UserError("HET-U001", "a bundle's phases, sizes, overrides, weights and rewrites are fixed", where=str(folder),
                         fix="leave those options out, or compile the model itself with them")
     files = BundleFiles(folder)
     plan = plan_from_bytes(files.read(PLAN_FILE), str(folder))
     names = [phase.phase for phase in plan.phases]
     tagged = {name: tagged_from_bytes(files.read(f"graphs/{name}.json")) for name in names}
-    rewrites = {name: tuple(Rewrite(entry["node"], entry["applied"], entry["reason"])
+    rewrites = {name: tuple(Rewrite(entry["node"], entry["applied"], entry["reason"], entry.get("rule", ""))
                             for entry in json.loads(files.read(f"reports/{name}.explain.json"))["rewrites"])
                 for name in names}
     own = {path.removesuffix(".safetensors"): TensorFile(files.folder / path) for path in files.paths
@@ -65,4 +68,4 @@ def reopen(folder: Path, asked: CaptureRequest) -> Reopened:
     captured = CapturedModel(
         request, {name: one.graph for name, one in tagged.items()}, inside.get("constants", {}), references,
         inside.get("weights", {}), document["description"])
-    return Reopened(captured, tagged, rewrites)
+    return Reopened(captured, tagged, rewrites, tuple(document.get("without_rewrites", ())))

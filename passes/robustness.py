@@ -4,26 +4,42 @@ Every number of the devices and links in use that has a range is drawn independe
 its high end, everything is priced again, and the placement is compared with the best one for those prices. Layers that
 cost the same and are placed the same are looked at once: the problem that is placed again holds one of each, everything
 outside the layers, and their neighbours where the plan has them.
+
+First a proof is tried. A placement is worth what it saves against every other, and clusters, transfers and savings that
+both have cancel. So it stays the best if it is the best when all it has costs as much as it may and everything else as
+little as it may. Launches are in both, more of them in one; the least advantage is a concave function of what a launch
+costs, hence at one of the ends. The proof is tried with the ends of all ranges; then the placement stays the best in
+the whole box; else with the ends of the draws, and then it does in all of them; else each draw is placed.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
-
-from hetcc.cost_model.price import region_launch
-from hetcc.cost_model.quantity import Quantity
+from hetcc.cost_model.energy import kernel_energy_j
+from hetcc.cost_model.parts import WorkItem
+from hetcc.cost_model.price import Bound, Price, parts_of, region_launch
+from hetcc.cost_model.quantity import Corner, Provenance, Quantity
 from hetcc.cost_model.transfer import Link, route
-from hetcc.passes.estimate import HOST, CostTable, DeviceSet, PriceList
-from hetcc.passes.place.finish import finish
-from hetcc.passes.place.optimal import place_optimal
+from hetcc.passes.estimate import HOST, ClusterEstimate, CostTable, DeviceSet
+from hetcc.passes.place.mincut import Relaxation
+from hetcc.passes.place.optimal import Optimal
+from hetcc.passes.place.regions import group_clusters
+from hetcc.passes.place.table import PriceTable, objective_of, table_of
 from hetcc.passes.savings import Crossing, find_savings
+from hetcc.passes.uncertain import Path, link_title, quantities, with_values
 from hetcc.plan.placement import Cluster, Cost, Placement, PlacementProblem, Tensor
+
+if TYPE_CHECKING:
+    import numpy
+    from numpy.typing import NDArray
+
+    Floats = NDArray[numpy.float64]
+    Flags = NDArray[numpy.bool_]
 
 SAMPLES = 64
 SEED = 0
@@ -31,7 +47,8 @@ _EQUAL = 1e-9
 _WILSON_Z = 1.959964
 _SUSPECTS = 12
 """Numbers whose both ends are tried alone: those that differ most between draws that flip and draws that do not."""
-Path = tuple[str, ...]
+_LARGEST_BOX = 6
+"""Uncertain launches whose ends are all combined."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +56,17 @@ class Robustness:
     """How often a placement stays the best one found."""
 
     samples: int
+    """Draws; none with a proof."""
     seed: int
     stays_optimal: float
     low: float
-    """Wilson interval of the share at 95 %."""
+    """Wilson interval of the share at 95 %; with a proof the share itself."""
     high: float
     parameters: int
     flips: tuple[tuple[str, float], ...]
     """(number, share of its range's two ends at which it alone makes another placement better), most first."""
+    proved: bool = False
+    """Whether the placement is the best one in the whole box, by proof."""
 
 
 def robustness(table: CostTable, placement: Placement, devices: DeviceSet, samples: int = SAMPLES,
@@ -57,21 +77,21 @@ def robustness(table: CostTable, placement: Placement, devices: DeviceSet, sampl
         table: what was placed.
         placement: the one to judge.
         devices: what the table was priced for.
-        samples: how many draws, at least one.
+        samples: how many draws, at least one, if there is no proof.
         seed: of the draws.
     """
     import numpy
 
     judge = _Judge(table, placement, devices)
     numbers = judge.numbers()
+    if judge.holds_everywhere():
+        return Robustness(0, seed, 1.0, 1.0, 1.0, len(numbers), (), proved=True)
     draws = numpy.random.default_rng(seed).uniform(size=(samples, len(numbers)))
-    values = [[one.low + (one.high - one.low) * float(share) for (_, one), share in zip(numbers, draw, strict=True)]
-              for draw in draws]
-    kept = [judge.stays({path: value for (path, _), value in zip(numbers, row, strict=True)}) for row in values]
-    share = sum(kept) / samples
-    low, high = wilson(sum(kept), samples)
-    flips = _flips(judge, numbers, draws, kept)
-    return Robustness(samples, seed, share, low, high, len(numbers), flips)
+    kept = judge.stays({path: one.low + (one.high - one.low) * draws[:, place]
+                        for place, (path, one) in enumerate(numbers)}, samples)
+    share = float(kept.sum()) / samples
+    low, high = wilson(int(kept.sum()), samples)
+    return Robustness(samples, seed, share, low, high, len(numbers), _flips(judge, numbers, draws, kept))
 
 
 def wilson(successes: int, trials: int) -> tuple[float, float]:
@@ -82,30 +102,42 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
     return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
-def _flips(judge: _Judge, numbers: Sequence[tuple[Path, Quantity]], draws: Any,
-           kept: Sequence[bool]) -> tuple[tuple[str, float], ...]:
+def _flips(judge: _Judge, numbers: Sequence[tuple[Path, Quantity]], draws: Any, kept: Any) -> tuple[
+        tuple[str, float], ...]:
     """Numbers that flip the placement alone, everything else at its likely value."""
     import numpy
 
-    flags = numpy.array(kept)
-    if flags.all() or not numbers:
+    if kept.all() or not numbers:
         return ()
-    stay = draws[flags].mean(axis=0) if flags.any() else draws[~flags].mean(axis=0) - 1
-    apart = numpy.abs(stay - draws[~flags].mean(axis=0))
+    stay = draws[kept].mean(axis=0) if kept.any() else draws[~kept].mean(axis=0) - 1
+    apart = numpy.abs(stay - draws[~kept].mean(axis=0))
     suspects = sorted(range(len(numbers)), key=lambda index: (-float(apart[index]), index))[:_SUSPECTS]
-    found = []
-    for index in sorted(suspects):
+    ends = {numbers[index][0]: numpy.full(2 * len(suspects), numbers[index][1].value) for index in suspects}
+    for place, index in enumerate(suspects):
         path, number = numbers[index]
-        flipped = sum(not judge.stays({path: end}) for end in (number.low, number.high))
-        if flipped:
-            found.append((".".join(path), flipped / 2))
-    return tuple(sorted(found, key=lambda item: (-item[1], item[0])))
+        ends[path][2 * place:2 * place + 2] = number.low, number.high
+    stays = judge.stays(ends, 2 * len(suspects))
+    found = [(".".join(numbers[index][0]), float((~stays[2 * place:2 * place + 2]).mean()))
+             for place, index in enumerate(suspects)]
+    return tuple(sorted(((name, share) for name, share in found if share), key=lambda item: (-item[1], item[0])))
+
+
+@dataclass(frozen=True)
+class _Prices:
+    """Prices of one problem at s points; as in ``PriceTable``, with the points last."""
+
+    price: Floats
+    transfer: Floats
+    saving: Floats
+    launch: Floats
 
 
 class _Judge:
-    """Prices the distinct layers of a problem again and again."""
+    """Prices the distinct layers of a problem at many points at once, and places them at each."""
 
     def __init__(self, table: CostTable, placement: Placement, devices: DeviceSet) -> None:
+        import numpy
+
         self.table = table
         self.devices = devices
         self.device_of = placement.device_of
@@ -114,10 +146,15 @@ class _Judge:
         self.tensors = [self._near(tensor, free) for tensor in problem.tensors
                         if tensor.producer in free or any(name in free for name in tensor.consumers)]
         near = {name for tensor in self.tensors for name in (tensor.producer, *tensor.consumers)} - free
-        self.clusters = [cluster for cluster in problem.clusters if cluster.name in free or cluster.name in near]
+        self.clusters = [cluster if cluster.name in free else replace(cluster, costs={
+            self.device_of[cluster.name]: Cost()}) for cluster in problem.clusters if cluster.name in free | near]
         self.pinned = near
-        self.names = {cluster.name for cluster in self.clusters}
         self.links = self._links()
+        self.base = table_of(replace(problem, clusters=tuple(self.clusters), tensors=tuple(self.tensors)))
+        self.number = {name: place for place, name in enumerate(problem.devices)}
+        self.device = numpy.array([self.number[self.device_of[cluster.name]] for cluster in self.clusters],
+                                  dtype=numpy.int64)
+        self.group = group_clusters(self.base, self.device)
 
     def _near(self, tensor: Tensor, free: set[str]) -> Tensor:
         """The tensor with one consumer per device for those that are not looked at."""
@@ -155,103 +192,186 @@ class _Judge:
                 other = path[0] == "baselines" and path[1] != chosen
                 if not other and (weighs_energy or path[0] != "power"):
                     found.append(((name, *path), number))
-        seen: set[str] = set()
-        for hop in (hop for hops in self.links.values() for hop in hops):
-            title = f"{hop.source.value}-to-{hop.destination.value}"
-            if title not in seen:
-                seen.add(title)
-                found += [(("links", title, *path), number) for path, number in quantities(hop)
-                          if weighs_energy or path[0] != "energy_j_per_byte"]
+        for title, hop in {link_title(hop): hop for hops in self.links.values() for hop in hops}.items():
+            found += [(("links", title, *path), number) for path, number in quantities(hop)
+                      if weighs_energy or path[0] != "energy_j_per_byte"]
         return [(path, number) for path, number in found if number.low < number.high]
 
-    def stays(self, values: Mapping[Path, float]) -> bool:
-        """Whether no better placement is found when numbers have these values."""
-        problem = self.problem(values)
-        best = place_optimal(problem)
-        own = finish(problem, {cluster.name: self.device_of[cluster.name] for cluster in self.clusters}, "plan",
-                     -math.inf)
-        return own.objective <= best.objective * (1 + _EQUAL)
+    def stays(self, values: Mapping[Path, Floats], points: int) -> Flags:
+        """Per point, whether no better placement is found when numbers have these values ([points] each)."""
+        import numpy
 
-    def problem(self, values: Mapping[Path, float]) -> PlacementProblem:
-        """The distinct layers at other numbers."""
+        prices = self._priced(values, points)
+        if self._is_best_at_worst(prices):
+            return numpy.ones(points, dtype=bool)
+        return numpy.array([self._is_best(self._at(prices, point)) for point in range(points)], dtype=bool)
+
+    def holds_everywhere(self) -> bool:
+        """Whether the placement is the best one for all values of the numbers, by the proof of the module text.
+
+        The ends of energy prices are not proved to be such, so nothing is claimed where energy counts.
+        """
+        if self.table.problem.objective.energy_weight > 0:
+            return False
+        return self._is_best_at_worst(self._ends())
+
+    def _is_best_at_worst(self, prices: _Prices) -> bool:
+        """The proof of the module text, for a box that holds all points."""
+        import numpy
+
+        base, device, group = self.base, self.device, self.group
+        own = numpy.zeros(base.price.shape, dtype=bool)
+        own[numpy.arange(len(device)), device] = True
+        reader = device[base.reader]
+        source = device[base.producer]
+        paid = numpy.zeros(base.transfer.shape, dtype=bool)
+        paid[base.reader_tensor, source[base.reader_tensor], reader] = True
+        apart = group[base.producer[base.reader_tensor]] != group[base.reader]
+        fused = numpy.bincount(base.reader_tensor[apart], minlength=len(base.producer)) == 0
+        granted = numpy.zeros(base.saving.shape, dtype=bool)
+        granted[fused, source[fused]] = True
+        worst = replace(
+            base, price=numpy.where(own, prices.price.max(axis=2), prices.price.min(axis=2)),
+            transfer=numpy.where(paid, prices.transfer.max(axis=3), prices.transfer.min(axis=3)),
+            saving=numpy.where(granted, prices.saving.min(axis=2), prices.saving.max(axis=2)))
+        low, high = prices.launch.min(axis=1), prices.launch.max(axis=1)
+        used = numpy.isin(numpy.arange(len(low)), device)
+        ends = [(first, last) if where and first < last else (first,)
+                for first, last, where in zip(low.tolist(), high.tolist(), used.tolist(), strict=True)]
+        if sum(len(one) > 1 for one in ends) > _LARGEST_BOX:
+            return False
+        return all(self._is_bound(replace(worst, launch=numpy.array(launch))) for launch in itertools.product(*ends))
+
+    def _is_bound(self, table: PriceTable) -> bool:
+        """Whether the minimum cut says that nothing is better than the placement."""
+        own = objective_of(table, self.device, self.group)
+        return own <= Relaxation(table).solve().value + _EQUAL * abs(own)
+
+    def _is_best(self, table: PriceTable) -> bool:
+        if self._is_bound(table):
+            return True
+        own = objective_of(table, self.device, self.group)
+        return own <= Optimal().search(table)[0].objective + _EQUAL * abs(own)
+
+    def _at(self, prices: _Prices, point: int) -> PriceTable:
+        return replace(self.base, price=prices.price[..., point], transfer=prices.transfer[..., point],
+                       saving=prices.saving[..., point], launch=prices.launch[..., point])
+
+    def _priced(self, values: Mapping[Path, Floats], points: int) -> _Prices:
+        """All prices at these values."""
         profiles = {name: with_values(profile, {path[1:]: value for path, value in values.items() if path[0] == name})
                     for name, profile in self.devices.profiles.items()}
         devices = replace(self.devices, profiles=profiles)
-        prices = PriceList(devices)
+        price_of = _LikelyPrices(devices, self.table.problem.objective.energy_weight > 0).of
         estimates = {}
-        clusters = []
         for cluster in self.clusters:
-            if cluster.name in self.pinned:
-                clusters.append(replace(cluster, costs={self.device_of[cluster.name]: Cost()}))
-                continue
-            before = self.table.estimates[cluster.name]
-            priced = {device: prices.of(before.items, device) for device in cluster.costs}
-            estimates[cluster.name] = replace(before, prices=priced)
-            clusters.append(replace(cluster, costs={device: Cost(one.time_s, one.energy_j)
-                                                    for device, one in priced.items()}))
-        launch = {name: Cost(one.time_s, one.energy_j) for name, profile in profiles.items()
-                  for one in [region_launch(profile, devices.baseline_of(name))]}
-        return replace(self.table.problem, clusters=tuple(clusters), launch=launch,
-                       tensors=self._tensors(values, estimates, devices, prices))
-
-    def _tensors(self, values: Mapping[Path, float], estimates: Mapping[str, Any], devices: DeviceSet,
-                 prices: PriceList) -> tuple[Tensor, ...]:
+            if cluster.name not in self.pinned:
+                before = self.table.estimates[cluster.name]
+                estimates[cluster.name] = replace(before, prices={device: price_of(before.items, device)
+                                                                  for device in cluster.costs})
+        launch = {name: _cost(region_launch(profile, devices.baseline_of(name)))
+                  for name, profile in profiles.items()}
         crossings = [Crossing(tensor.name, tensor.size_bytes, tensor.producer, tensor.consumers)
                      for tensor in self.tensors
                      if all(name in estimates for name in (tensor.producer, *tensor.consumers))]
-        profiles = {name: profile for name, profile in devices.profiles.items() if name != HOST}
-        savings = find_savings(crossings, estimates, profiles, prices.of)
-        links = {ends: tuple(_moved(hop, values) for hop in hops) for ends, hops in self.links.items()}
-        known: dict[int, dict[tuple[str, str], Cost]] = {}
-        found = []
-        for tensor in self.tensors:
-            paid = tensor.size_bytes if any(cost.time_s for cost in tensor.transfer.values()) else 0
-            if paid not in known:
-                known[paid] = {ends: Cost(sum(hop.time_s(paid) for hop in hops),
-                                          sum(hop.energy_j_per_byte.value for hop in hops) * paid)
-                               for ends, hops in links.items()}
-            found.append(replace(tensor, transfer=known[paid], fusion_saving=savings.get(tensor.name, {})))
-        return tuple(found)
+        savings = find_savings(crossings, estimates, {name: profile for name, profile in profiles.items()
+                                                      if name != HOST}, price_of)
+        costs = {name: {device: _cost(one) for device, one in found.prices.items()}
+                 for name, found in estimates.items()}
+        return self._filled(costs, savings, launch, self._drawn_transfers(values, points), points)
+
+    def _drawn_transfers(self, values: Mapping[Path, Floats], points: int) -> dict[int, dict[tuple[str, str], Cost]]:
+        """Cost of each size on each route."""
+        import numpy
+
+        hops = {link_title(hop): hop for route_hops in self.links.values() for hop in route_hops}
+        paths = {title: [path for path in values if path[:2] == ("links", title)] for title in hops}
+        moved = {title: [with_values(hop, {path[2:]: float(values[path][point]) for path in paths[title]})
+                         for point in range(points if paths[title] else 1)] for title, hop in hops.items()}
+        sizes = {self._paid(tensor) for tensor in self.tensors} - {0}
+        time = {(title, size): numpy.array([hop.time_s(size) for hop in versions])
+                for title, versions in moved.items() for size in sizes}
+        joules = {title: numpy.array([hop.energy_j_per_byte.value for hop in versions])
+                  for title, versions in moved.items()}
+        return {size: {ends: Cost(sum(time[link_title(hop), size] for hop in own),
+                                  sum(joules[link_title(hop)] * size for hop in own))
+                       for ends, own in self.links.items()} for size in sizes}
+
+    def _paid(self, tensor: Tensor) -> int:
+        return tensor.size_bytes if any(cost.time_s for cost in tensor.transfer.values()) else 0
+
+    def _ends(self) -> _Prices:
+        """All prices at the ends of their ranges, as two points."""
+        import numpy
+
+        def ends(low: float, high: float) -> Any:
+            return numpy.array([low, high])
+
+        estimates = self.table.estimates
+        costs = {cluster.name: {device: Cost(ends(one.low_s, one.high_s)) for device in cluster.costs
+                                for one in [estimates[cluster.name].prices[device]]}
+                 for cluster in self.clusters if cluster.name not in self.pinned}
+        launch = {name: Cost(ends(one.low_s, one.high_s)) for name, profile in self.devices.profiles.items()
+                  for one in [region_launch(profile, self.devices.baseline_of(name))]}
+        transfers = {size: {pair: Cost(sum(ends(hop.time_s(size, Corner.FAST), hop.time_s(size, Corner.SLOW))
+                                           for hop in hops)) for pair, hops in self.links.items()}
+                     for size in {self._paid(tensor) for tensor in self.tensors} - {0}}
+        savings = {tensor.name: {device: Cost(ends(*self._ends_of_saving(tensor, device, estimates)))
+                                 for device in tensor.fusion_saving} for tensor in self.tensors if tensor.fusion_saving}
+        return self._filled(costs, savings, launch, transfers, 2)
+
+    def _ends_of_saving(self, tensor: Tensor, device: str,
+                        estimates: Mapping[str, ClusterEstimate]) -> tuple[float, float]:
+        """What a stage hides behind another is the smaller of two times; what else is saved is at most everything."""
+        first = estimates[tensor.producer].prices[device]
+        others = [estimates[name].prices[device] for name in tensor.consumers]
+        if self.devices.profiles[device].streaming is None:
+            return 0.0, first.high_s + sum(one.high_s for one in others)
+        return min(first.low_s, *(one.low_s for one in others)), min(first.high_s, max(one.high_s for one in others))
+
+    def _filled(self, costs: Mapping[str, Mapping[str, Cost]], savings: Mapping[str, Mapping[str, Cost]],
+                launch: Mapping[str, Cost], transfers: Mapping[int, Mapping[tuple[str, str], Cost]],
+                points: int) -> _Prices:
+        """The arrays of all prices; what is not named keeps the shape and zeros of the problem."""
+        import numpy
+
+        base, number, value = self.base, self.number, self.table.problem.objective.value
+        found = _Prices(numpy.repeat(base.price[..., None], points, axis=-1),
+                        numpy.zeros((*base.transfer.shape, points)), numpy.zeros((*base.saving.shape, points)),
+                        numpy.zeros((*base.launch.shape, points)))
+        for place, cluster in enumerate(self.clusters):
+            for device, cost in costs.get(cluster.name, {}).items():
+                found.price[place, number[device]] = value(cost)
+        for place, tensor in enumerate(self.tensors):
+            for (source, target), cost in transfers.get(self._paid(tensor), {}).items():
+                found.transfer[place, number[source], number[target]] = value(cost)
+            if tensor.consumers:
+                for device, cost in savings.get(tensor.name, {}).items():
+                    found.saving[place, number[device]] = value(cost)
+        for device, cost in launch.items():
+            found.launch[number[device]] = value(cost)
+        return found
 
 
-def _moved(hop: Link, values: Mapping[Path, float]) -> Link:
-    title = f"{hop.source.value}-to-{hop.destination.value}"
-    moved: Link = with_values(hop, {path[2:]: value for path, value in values.items()
-                                    if path[:2] == ("links", title)})
-    return moved
+def _cost(priced: Price) -> Cost:
+    return Cost(priced.time_s, priced.energy_j)
 
 
-def quantities(part: Any, path: Path = ()) -> Iterator[tuple[Path, Quantity]]:
-    """Every number of a profile or link with its path, in the order of its fields."""
-    if isinstance(part, Quantity):
-        yield path, part
-    else:
-        for name, inner in _inside(part):
-            yield from quantities(inner, (*path, name))
+class _LikelyPrices:
+    """Likely prices alone, for profiles that may hold arrays of numbers."""
+
+    def __init__(self, devices: DeviceSet, with_energy: bool) -> None:
+        self.devices = devices
+        self.with_energy = with_energy
+
+    def of(self, items: tuple[WorkItem, ...], device: str) -> Price:
+        """The price of a cluster on a device."""
+        profile = self.devices.profiles[device]
+        baseline = profile.baseline(self.devices.baseline_of(device))
+        real = [item for item in items if not item[0].is_nothing]
+        time_s = parts_of(real, profile, baseline, Corner.LIKELY).time_s
+        energy_j = kernel_energy_j(real, profile, baseline, time_s) if self.with_energy and real else 0.0
+        return Price(time_s, energy_j, Bound.FREE, time_s, time_s, Provenance.ASSUMED)
 
 
-def _inside(part: Any) -> list[tuple[str, Any]]:
-    if isinstance(part, BaseModel):
-        return [(name, getattr(part, name)) for name in type(part).model_fields]
-    if isinstance(part, Mapping):
-        return [(name.value if isinstance(name, Enum) else str(name), inner) for name, inner in part.items()]
-    return [(str(place), inner) for place, inner in enumerate(part)] if isinstance(part, tuple) else []
-
-
-def with_values(part: Any, values: Mapping[Path, float]) -> Any:
-    """The profile or link with other likely values at these paths; what does not change is not copied."""
-    if not values:
-        return part
-    if isinstance(part, Quantity):
-        return part.model_copy(update={"value": values[()]})
-    changed = {}
-    for name, inner in _inside(part):
-        own = {path[1:]: value for path, value in values.items() if path[0] == name}
-        if own:
-            changed[name] = with_values(inner, own)
-    if isinstance(part, BaseModel):
-        return part.model_copy(update=changed)
-    if isinstance(part, Mapping):
-        return {key: changed.get(key.value if isinstance(key, Enum) else str(key), inner)
-                for key, inner in part.items()}
-    return tuple(changed.get(str(place), inner) for place, inner in enumerate(part))
+__all__ = ["SAMPLES", "SEED", "Robustness", "robustness", "wilson"]

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import TYPE_CHECKING
 
 from hetcc.cost_model.device import Device
+from hetcc.cost_model.elementwise import larger, smaller
 from hetcc.cost_model.price import Price, WorkItem
 from hetcc.ir import Stage
 from hetcc.plan.placement import Cost
@@ -76,8 +78,8 @@ def _is_scored(crossing: Crossing, estimates: Mapping[str, ClusterEstimate]) -> 
 def _overlapped(crossing: Crossing, estimates: Mapping[str, ClusterEstimate], device: str, profile: Device) -> Cost:
     """The shorter of the producer and the longest consumer, and what the device draws for as long."""
     first = estimates[crossing.producer].prices[device].time_s
-    second = max(estimates[name].prices[device].time_s for name in crossing.users)
-    hidden_s = min(first, second)
+    second = reduce(larger, (estimates[name].prices[device].time_s for name in crossing.users))
+    hidden_s = smaller(first, second)
     return Cost(hidden_s, hidden_s * profile.power.active_w.value)
 
 
@@ -89,7 +91,7 @@ def _kept_on_chip(crossing: Crossing, estimates: Mapping[str, ClusterEstimate], 
         items = estimates[name].items
         less = without(items, crossing.size_bytes, is_written=name == crossing.producer)
         before, after = estimates[name].prices[device], price_of(less, device)
-        saved += Cost(max(before.time_s - after.time_s, 0.0), max(before.energy_j - after.energy_j, 0.0))
+        saved += Cost(larger(before.time_s - after.time_s, 0.0), larger(before.energy_j - after.energy_j, 0.0))
     return saved
 
 

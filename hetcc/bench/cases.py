@@ -51,10 +51,13 @@ class StepCase:
         return tuple((key, str(value)) for key, value in sizes.items())
 
 
-STEPS = (StepCase(512, 4, 1024), StepCase(768, 3, 4096), StepCase(1024, 3, 2048), StepCase(640, 6, 1536))
-QUICK_STEPS = (StepCase(512, 2, 1024),)
+STEPS = (StepCase(384, 6, 3072), StepCase(640, 6, 1536), StepCase(768, 3, 4096), StepCase(896, 4, 1280))
+QUICK_STEPS = (StepCase(384, 2, 1280),)
 
 _Sizes = Sequence[tuple[int, ...]]
+_ROWS: tuple[tuple[str, ...], _Sizes, _Sizes] = (
+    ("rows", "width", "copies"), ((1, 256, 12), (4, 512, 8), (8, 1024, 4), (8, 4096, 4), (16, 8192, 2)),
+    ((1, 640, 12), (8, 1536, 4), (12, 3072, 4), (16, 6144, 2)))
 _TABLE: dict[str, tuple[tuple[str, ...], _Sizes, _Sizes]] = {
     # kind: names of the sizes, fitted, held out
     "projection": (("rows", "depth", "columns", "copies"),
@@ -65,21 +68,20 @@ _TABLE: dict[str, tuple[tuple[str, ...], _Sizes, _Sizes]] = {
                    ((1, 192, 192, 6), (1, 384, 384, 6), (1, 384, 1024, 32), (1, 640, 1792, 16), (1, 768, 768, 4),
                     (1, 768, 768, 24), (1, 768, 2048, 12), (1, 1536, 1536, 8), (4, 512, 1408, 8), (16, 640, 640, 6))),
     "matmul": (("heads", "groups", "entries", "width", "copies", "apply"),
-               tuple((heads, groups, entries, 64, copies, apply) for apply in (0, 1) for heads, groups, entries, copies in
-                     ((4, 4, 256, 4), (8, 4, 512, 4), (8, 4, 1024, 4), (8, 4, 1024, 24), (8, 4, 4096, 6),
-                      (16, 8, 2048, 4))),
-               tuple((heads, groups, entries, 64, copies, apply) for apply in (0, 1) for heads, groups, entries, copies in
-                     ((6, 3, 640, 4), (12, 6, 1536, 4), (12, 6, 3072, 4), (8, 4, 1536, 16)))),
+               tuple((heads, heads // 2, entries, 64, copies, apply) for apply in (0, 1) for heads, entries, copies in
+                     ((4, 256, 4), (8, 512, 4), (8, 1024, 4), (8, 1024, 20), (16, 2048, 4), (12, 3584, 4),
+                      (16, 4096, 3))),
+               tuple((heads, heads // 2, entries, 64, copies, apply) for apply in (0, 1) for heads, entries, copies in
+                     ((6, 640, 4), (12, 1536, 4), (8, 1536, 16), (12, 3072, 4)))),
     "elementwise": (("elements", "copies"),
-                    ((64, 1), (64, 4), (64, 16), (64, 48), (1024, 8), (8192, 8), (65536, 4), (262144, 4)),
-                    ((256, 24), (3072, 8), (24576, 8), (131072, 4))),
-    **{kind: (("rows", "width", "copies"),
-              ((1, 256, 12), (4, 512, 8), (8, 1024, 4), (8, 4096, 4), (16, 8192, 2)),
-              ((1, 640, 12), (8, 1536, 4), (12, 3072, 4), (16, 6144, 2)))
-       for kind in ("reduction", "softmax", "normalization", "cumulative", "copy")},
+                    ((64, 1), (64, 4), (64, 16), (64, 48), (1024, 8), (8192, 8), (16384, 8), (65536, 4), (131072, 4),
+                     (262144, 4)),
+                    ((256, 24), (3072, 8), (12288, 8), (40960, 6), (196608, 4))),
+    **dict.fromkeys(("reduction", "softmax", "normalization", "cumulative", "copy"), _ROWS),
     "gather": (("entries", "taken", "width", "copies"),
-               ((4096, 1, 512, 16), (4096, 8, 512, 8), (4096, 32, 512, 4), (4096, 128, 512, 4), (8192, 512, 512, 2)),
-               ((4096, 4, 512, 12), (4096, 16, 512, 8), (4096, 64, 512, 4), (8192, 256, 512, 2))),
+               ((4096, 1, 512, 16), (4096, 8, 512, 8), (4096, 32, 512, 4), (4096, 96, 512, 4), (4096, 192, 512, 4),
+                (8192, 512, 512, 2)),
+               ((4096, 4, 512, 12), (4096, 16, 512, 8), (4096, 64, 512, 4), (4096, 128, 512, 4), (8192, 320, 512, 2))),
     "scatter": (("entries", "taken", "copies"), ((1024, 16, 4), (16384, 256, 4)), ((4096, 64, 4),)),
     "cache_update": (("entries", "rows", "width", "copies"),
                      ((1024, 1, 256, 8), (1024, 4, 256, 8), (1024, 16, 512, 4), (1024, 64, 512, 4)),
@@ -88,8 +90,8 @@ _TABLE: dict[str, tuple[tuple[str, ...], _Sizes, _Sizes]] = {
              ((1, 512, 16, 4), (1, 2048, 64, 4), (1, 8192, 64, 2), (1, 32768, 64, 1)),
              ((1, 1024, 64, 4), (1, 4096, 64, 2), (1, 16384, 64, 1))),
     "sort": (("rows", "width", "copies"), ((1, 64, 4), (1, 256, 4), (1, 1024, 2)), ((1, 128, 4), (1, 512, 2))),
-    "concat": (("elements", "copies"), ((64, 16), (1024, 8), (8192, 8), (65536, 4), (262144, 2)),
-               ((256, 16), (4096, 8), (24576, 8), (131072, 4))),
+    "concat": (("elements", "copies"), ((64, 16), (1024, 8), (8192, 8), (32768, 4), (65536, 4), (131072, 2)),
+               ((256, 16), (4096, 8), (24576, 8), (98304, 2))),
     "convolution": (("channels", "length", "taps", "copies"),
                     ((64, 16, 4, 8), (256, 16, 4, 4), (256, 64, 4, 4), (512, 256, 4, 2)),
                     ((128, 16, 4, 8), (256, 32, 4, 4), (512, 128, 4, 2))),

@@ -16,7 +16,7 @@ from hetcc.ir.subgraph import interface_of
 Step = Callable[[], None]
 SEED = 20260101
 _LARGEST_INDEX = 512
-"""Indices are drawn below this, or below the longest axis of the program's smallest table."""
+"""Indices are below this, and below every axis of every table: whatever is looked up is there."""
 
 
 class Engine(Protocol):
@@ -114,8 +114,8 @@ def open_engine(device: str, target: str) -> Engine:
 def arguments_of(region: Graph) -> dict[str, numpy.ndarray]:
     """Arguments of a program: small random numbers, and indices that every table has."""
     random = numpy.random.default_rng(SEED)
-    lengths = [max(kind.shape) for name in interface_of(region)
-               if (kind := region.type_of(name)).dtype.is_floating and kind.elements > 1]
+    lengths = [length for name in interface_of(region) if (kind := region.type_of(name)).dtype.is_floating
+               for length in kind.shape if length > 1]
     limit = min([_LARGEST_INDEX, *lengths])
     found = {}
     for name in interface_of(region):

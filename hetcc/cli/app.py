@@ -15,6 +15,7 @@ from typer._click.exceptions import ClickException
 
 import hetcc
 from hetcc.cli import (
+    calibrate_command,
     compile_command,
     demo_command,
     explain_command,
@@ -28,7 +29,8 @@ from hetcc.cli.output import print_json
 from hetcc.errors import ExitCode, HetccError, InternalError, UserError
 
 INTERRUPTED = 130
-COMMANDS = (compile_command, run_commands, explain_command, predict_command, simulate_command, export_command,
+COMMANDS = (compile_command, run_commands, explain_command, predict_command, simulate_command, calibrate_command,
+            export_command,
             machine_commands, demo_command)
 _EXAMPLES = """[bold]Begin with[/bold]
 

@@ -27,7 +27,8 @@ DeviceKind = Annotated[str, typer.Option(
     "--device", metavar="cpu|hip|cuda", help="What to measure: this machine's processor, an AMD or an NVIDIA card.")]
 Template = Annotated[str, typer.Option(
     "--gpu", metavar="NAME", help="Profile that lends what is not measured; needed for a card. Default for cpu: host.")]
-Kinds = Annotated[list[str] | None, typer.Option("--class", metavar="NAME", help="Operator class; repeatable. Default: all.")]
+Kinds = Annotated[list[str] | None, typer.Option(
+    "--class", metavar="NAME", help="Operator class; repeatable. Default: all.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Fewer sizes and repeats.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE.toml", help="Where the profile goes.")]
 NoSteps = Annotated[bool, typer.Option("--no-steps", help="Leave out whole decode steps.")]

@@ -12,7 +12,7 @@ from hetcc.capture.model import CaptureRequest, Phase
 from hetcc.cli.output import print_json, print_result, progress_shown
 from hetcc.errors import UserError
 from hetcc.ir import DType
-from hetcc.options import CompileOptions, EmissionOptions, PlacementChoice
+from hetcc.options import ROBUSTNESS_DRAWS, CompileOptions, EmissionOptions, PlacementChoice
 from hetcc.plan.problem import Objective
 
 _MODEL, _PRICES, _PLACING, _CODE = "Model", "Devices and prices", "Placement", "Code and output"
@@ -58,7 +58,7 @@ IgnoreCapacity = Annotated[bool, typer.Option(
     "--ignore-capacity", help="Plan even if it does not fit the memories.", rich_help_panel=_PRICES)]
 Draws = Annotated[int, typer.Option(
     "--robustness", metavar="DRAWS", min=0,
-    help="Draw all uncertain numbers this often to see how sure the placement is; 64 is enough.",
+    help="Draw all uncertain numbers this often to see how sure the placement is; 0: do not.",
     rich_help_panel=_PLACING)]
 Partitioner = Annotated[str, typer.Option(
     "--partitioner", metavar="NAME|module:Class|path.py:Class", help="Who places.", rich_help_panel=_PLACING)]
@@ -74,6 +74,10 @@ Emit = Annotated[Literal["auto", "always", "never"], typer.Option(
 Targets = Annotated[list[str] | None, typer.Option(
     "--target", metavar="TARGET", help="GPU target of the code; repeatable. Default: that of the GPU's profile, and llvm-cpu to run here.",
     rich_help_panel=_CODE)]
+NoRewrites = Annotated[list[str] | None, typer.Option(
+    "--no-rewrite", metavar="NAME",
+    help="Leave out a rewriting pass: narrow-to-selection, or reassociate (the order of products); repeatable.",
+    rich_help_panel=_MODEL)]
 NoVerilog = Annotated[bool, typer.Option(
     "--no-verilog", help="Leave out the Verilog of the FPGA's kernels.", rich_help_panel=_CODE)]
 OnUnsupported = Annotated[Literal["fallback", "warn", "error"], typer.Option(
@@ -92,11 +96,11 @@ def add_to(app: typer.Typer) -> None:
 
 def compile_(  # the signature is the command's interface: one line per option
     model: ModelName, phase: Phases = None, batch: Batch = 1, context: Context = 1024, prompt: Prompt = 0,
-    dtype: ElementType = "float32", settings: Settings = None, weights: Weights = "",
+    dtype: ElementType = "float32", settings: Settings = None, weights: Weights = "", no_rewrite: NoRewrites = None,
     gpu: Gpu = "mi210", fpga: Fpga = "u55c", baseline: Baseline = "tuned", link: Link = "published",
     time_weight: TimeWeight = 1.0, energy_weight: EnergyWeight = 0.0, ignore_capacity: IgnoreCapacity = False,
     partitioner: Partitioner = "optimal", place: Places = None, placement: PlacementFile = None,
-    draws: Draws = 0, emit: Emit = "auto", target: Targets = None, no_verilog: NoVerilog = False,
+    draws: Draws = ROBUSTNESS_DRAWS, emit: Emit = "auto", target: Targets = None, no_verilog: NoVerilog = False,
     on_unsupported: OnUnsupported = "warn", output: Output = None, force: Force = False, as_json: AsJson = False,
 ) -> None:
     """Plan a model, and generate its code when there are weights; writes one bundle."""
@@ -107,7 +111,8 @@ def compile_(  # the signature is the command's interface: one line per option
         request, gpu, fpga, baseline=baseline, links=link, ignore_capacity=ignore_capacity,
         robustness_samples=draws, emit=emit,
         choice=PlacementChoice(partitioner, forced, placement, Objective(time_weight, energy_weight)),
-        emission=EmissionOptions(tuple(target or ()), not no_verilog, on_unsupported))
+        emission=EmissionOptions(tuple(target or ()), not no_verilog, on_unsupported),
+        without_rewrites=tuple(no_rewrite or ()))
     _compile(options, output or default_output(request), force=force, as_json=as_json)
 
 

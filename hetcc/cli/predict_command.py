@@ -13,7 +13,7 @@ from hetcc.cli import compile_command as shared
 from hetcc.cli.output import print_json, print_result, progress_shown
 from hetcc.errors import UserError
 from hetcc.ir import DType
-from hetcc.options import CompileOptions, PlacementChoice
+from hetcc.options import ROBUSTNESS_DRAWS, CompileOptions, PlacementChoice
 from hetcc.plan.problem import Objective
 from hetcc.units import format_bytes, format_count, format_energy, format_time
 
@@ -34,8 +34,6 @@ ModelName = Annotated[str, typer.Argument(
     metavar="MODEL|workload:NAME", help="As for `hetcc compile`, or a built-in workload; see --list.")]
 Batches = Annotated[str, typer.Option("--batch", metavar="N[,N...]", help="Sequences per step.")]
 Contexts = Annotated[str, typer.Option("--context", metavar="N[,N...]", help="Entries each cache holds.")]
-Samples = Annotated[int, typer.Option(
-    "--samples", help="Draws for the robustness; 0: none. Default: 64 for one size, none for a table.")]
 Listed = Annotated[bool, typer.Option("--list", help="List the built-in workloads.")]
 
 
@@ -50,7 +48,8 @@ def predict(  # the signature is the command's interface: one line per option
     settings: shared.Settings = None, gpu: shared.Gpu = "mi210", fpga: shared.Fpga = "u55c",
     baseline: shared.Baseline = "tuned", link: shared.Link = "published", time_weight: shared.TimeWeight = 1.0,
     energy_weight: shared.EnergyWeight = 0.0, partitioner: shared.Partitioner = "optimal",
-    place: shared.Places = None, samples: Samples = -1, listed: Listed = False, as_json: shared.AsJson = False,
+    place: shared.Places = None, draws: shared.Draws = ROBUSTNESS_DRAWS, listed: Listed = False,
+    as_json: shared.AsJson = False,
 ) -> None:
     """Predict latency, speed-up, energy and placement with their ranges, at one size or many."""
     if listed:
@@ -65,7 +64,7 @@ def predict(  # the signature is the command's interface: one line per option
                              DType(dtype), pairs)
     options = CompileOptions(request, gpu, fpga, baseline=baseline, links=link, choice=PlacementChoice(
         partitioner, forced, None, Objective(time_weight, energy_weight)))
-    found = _predict(options, batches, contexts, samples)
+    found = _predict(options, batches, contexts, draws)
     if as_json:
         print_json({"kind": "predicted", "model": model, "gpu": gpu, "fpga": fpga, "baseline": baseline, "link": link,
                     "dtype": dtype, "predictions": [one.to_json() for one in found]})
@@ -73,16 +72,14 @@ def predict(  # the signature is the command's interface: one line per option
         print_result(prediction_text(found[0], options) if len(found) == 1 else table_text(found, options))
 
 
-def _predict(options: CompileOptions, batches: Sequence[int], contexts: Sequence[int], samples: int) -> Any:
+def _predict(options: CompileOptions, batches: Sequence[int], contexts: Sequence[int], draws: int) -> Any:
     from hetcc.pipeline import device_set
     from hetcc.predict import predict_sizes
 
     devices = device_set(options)
     options = replace(options, request=options.request.located())
-    if samples < 0:
-        samples = 64 if len(batches) * len(contexts) == 1 else 0
     with progress_shown() as progress:
-        return predict_sizes(options, devices, batches, contexts, samples=samples, progress=progress)
+        return predict_sizes(options, devices, batches, contexts, samples=draws, progress=progress)
 
 
 def _numbers(text: str, option: str) -> list[int]:

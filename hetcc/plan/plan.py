@@ -129,14 +129,16 @@ class Prediction(_Record):
 class RobustnessSpec(_Record):
     """How often the placement stays the best one found when every uncertain number moves within its range."""
 
-    samples: int = Field(description="draws of all uncertain numbers, independent and uniform within low to high")
+    samples: int = Field(
+        description="draws of all uncertain numbers, independent and uniform within low to high; none with a proof")
     seed: int
     stays_optimal: float = Field(description="share of the draws in which no better placement was found")
     low: float = Field(description="95 % Wilson interval of that share, lower end")
     high: float = Field(description="upper end")
     parameters: int = Field(description="uncertain numbers that were drawn")
     flips: tuple[tuple[str, float], ...] = Field(
-        default=(), description="(number, share of the draws where moving that number alone changes the placement)")
+        default=(), description="(number, share of its range's two ends at which it alone changes the placement)")
+    proved: bool = Field(default=False, description="the placement is the best one for all values, by proof")
 
 
 class PartitionSpec(_Record):
@@ -146,7 +148,7 @@ class PartitionSpec(_Record):
     objective: float
     lower_bound: float
     gap: float
-    robustness: RobustnessSpec | None = Field(default=None, description="absent: nobody asked")
+    robustness: RobustnessSpec | None = Field(default=None, description="absent: switched off, or somebody forced it")
 
 
 class PhasePlan(_Record):

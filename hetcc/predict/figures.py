@@ -69,7 +69,7 @@ class Prediction:
                           "lower_bound": self.placement.lower_bound, "gap": self.placement.gap},
             "robustness": None if sure is None else {
                 "samples": sure.samples, "seed": sure.seed, "stays_optimal": sure.stays_optimal, "low": sure.low,
-                "high": sure.high, "parameters": sure.parameters,
+                "high": sure.high, "parameters": sure.parameters, "proved": sure.proved,
                 "flips": [{"number": name, "share_of_ends": share} for name, share in sure.flips]},
         }
 
@@ -89,7 +89,7 @@ def predict_sizes(options: CompileOptions, devices: DeviceSet, batches: Sequence
     Raises:
         UserError: as ``pipeline.compile_model``.
     """
-    sizes = Sizes(ShortCapture(options.request, progress))
+    sizes = Sizes(ShortCapture(options.request, progress), options.without_rewrites)
     sizes.cover(batches, contexts)
     # What capturing left in memory does not become garbage any more; looking through it costs more than the prices.
     gc.collect()

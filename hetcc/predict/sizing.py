@@ -46,8 +46,9 @@ class Sizes:
     template of the larger batches, and no two of those agree there.
     """
 
-    def __init__(self, capture: ShortCapture) -> None:
+    def __init__(self, capture: ShortCapture, without_rewrites: Sequence[str] = ()) -> None:
         self.capture = capture
+        self.without_rewrites = without_rewrites
         self._samples: dict[Size, _Sample] = {}
         self._models: dict[Size, SizedModel] = {}
         self._verdicts: dict[object, CheckResult] = {}
@@ -114,7 +115,7 @@ class Sizes:
     def _sample(self, size: Size) -> _Sample:
         if size not in self._samples:
             short = self.capture.at(*size)
-            graph, _ = planning.normalize(short.graph, self._checked_once)
+            graph, _ = planning.normalize(short.graph, self._checked_once, self.without_rewrites)
             tagged, _ = planning.observe_selections(TagMemoryPipeline().run(graph))
             model = SizedModel(tagged, form_clusters(tagged), short.phase, short.container, short.layer_of, True)
             self._samples[size] = _Sample(model, skeleton_of(tagged))

@@ -95,7 +95,7 @@ class WholeModel:
             resident = residents.get(copy.name, ())
             key = (copy.original, recent, resident)
             if key not in known:
-                items = tuple((replace(work, recent=marks), operator_class, dtype) for (work, operator_class, dtype), marks
+                items = tuple((replace(work, recent=marks), kind, dtype) for (work, kind, dtype), marks
                               in zip(counted[copy.original], recent, strict=True))
                 for kept in resident:
                     items = with_resident(items, kept)

@@ -31,7 +31,8 @@ def explanation_to_bytes(phase: PlannedPhase, devices: DeviceSet) -> bytes:
         "phase": phase.name, "baseline": devices.baseline,
         "devices": {name: profile.name for name, profile in devices.profiles.items()},
         "clusters": clusters,
-        "rewrites": [{"node": rewrite.node, "applied": rewrite.applied, "reason": rewrite.reason}
+        "rewrites": [{"node": rewrite.node, "applied": rewrite.applied, "reason": rewrite.reason,
+                      "rule": rewrite.rule}
                      for rewrite in phase.rewrites],
     }
     return (json.dumps(document, separators=(",", ":"), sort_keys=True) + "\n").encode()

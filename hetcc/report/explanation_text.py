@@ -36,9 +36,11 @@ def _headline(answer: Mapping[str, Any]) -> str:
 
 
 def robustness_lines(sure: Mapping[str, Any] | None) -> list[tuple[str, str]]:
-    """How sure the placement is, and the numbers that change it alone; nothing when it was not asked."""
+    """How sure the placement is, and the numbers that change it alone; nothing when it is not known."""
     if sure is None:
         return []
+    if sure["proved"]:
+        return [("robustness", f"proved: no value of the {sure['parameters']} uncertain numbers makes another better")]
     share = (f"{sure['stays_optimal']:.0%} [{sure['low']:.0%}, {sure['high']:.0%}] of {sure['samples']} draws of "
              f"{sure['parameters']} uncertain numbers keep this placement")
     flips = [f"{name} ({'one end' if part < 1 else 'both ends'} of its range)" for name, part in sure["flips"]]
@@ -121,7 +123,7 @@ def _rewrite_block(answer: Mapping[str, Any]) -> str:
     applied = sum(entry["applied"] for entry in rewrites)
     lines = [f"rewrites: {applied} applied, {len(rewrites) - applied} refused"]
     for entry in sorted(rewrites, key=lambda entry: entry["applied"])[:_REWRITES_SHOWN]:
-        lines.append(f"  {'applied' if entry['applied'] else 'refused'}  {entry['node']}: {entry['reason']}")
+        lines.append(f"  {'applied' if entry['applied'] else 'refused'}  {entry.get('rule', '')}  {entry['node']}: {entry['reason']}")
     if len(rewrites) > _REWRITES_SHOWN:
         lines.append(f"  ... and {len(rewrites) - _REWRITES_SHOWN} more; --json has all")
     return "\n".join(lines)

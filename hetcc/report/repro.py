@@ -22,8 +22,9 @@ def request_to_bytes(captured: CapturedModel, options: CompileOptions) -> bytes:
         "overrides": [list(pair) for pair in request.overrides], "weights": request.weights,
     }
     assert set(document) == {field.name for field in fields(CaptureRequest)}
-    return (json.dumps({"request": document, "description": dict(captured.description)}, indent=1, sort_keys=True)
-            + "\n").encode()
+    whole = {"request": document, "description": dict(captured.description),
+             "without_rewrites": list(options.without_rewrites)}
+    return (json.dumps(whole, indent=1, sort_keys=True) + "\n").encode()
 
 
 def request_from_bytes(data: bytes) -> CaptureRequest:
@@ -68,8 +69,9 @@ def compile_command(options: CompileOptions) -> list[str]:
     words += ["--on-unsupported", options.emission.on_unsupported]
     if not options.emission.verilog:
         words += ["--no-verilog"]
-    if options.robustness_samples:
-        words += ["--robustness", str(options.robustness_samples)]
+    for name in options.without_rewrites:
+        words += ["--no-rewrite", name]
+    words += ["--robustness", str(options.robustness_samples)]
     if options.ignore_capacity:
         words += ["--ignore-capacity"]
     return words

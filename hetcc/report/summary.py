@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hetcc.ir import Stage
 from hetcc.passes.estimate import HOST, DeviceSet
 from hetcc.passes.phase import PlannedPhase
+from hetcc.report.explanation_text import robustness_lines
 from hetcc.stopwatch import Stopwatch
 from hetcc.units import format_bytes, format_energy, format_time
 
@@ -16,9 +17,11 @@ MAIN_PHASES = ("decode", "encode", "prefill")
 
 
 def compile_summary(phases: Sequence[PlannedPhase], devices: DeviceSet, *, fits: bool, watch: Stopwatch,
-                    bundle: str | None, peak_rss_bytes: int) -> dict[str, Any]:
+                    bundle: str | None, peak_rss_bytes: int,
+                    robustness: Mapping[str, Mapping[str, Any] | None] | None = None) -> dict[str, Any]:
     """The document of ``compile --json``: the main phase's numbers at the top, every phase's under ``phases``."""
-    by_name = {phase.name: _phase_summary(phase) for phase in phases}
+    sure = robustness or {}
+    by_name = {phase.name: _phase_summary(phase, sure.get(phase.name)) for phase in phases}
     main = next((name for name in MAIN_PHASES if name in by_name), next(iter(by_name)))
     return {
         **by_name[main], "phase": main, "phases": by_name, "fits": fits,
@@ -28,7 +31,7 @@ def compile_summary(phases: Sequence[PlannedPhase], devices: DeviceSet, *, fits:
     }
 
 
-def _phase_summary(phase: PlannedPhase) -> dict[str, Any]:
+def _phase_summary(phase: PlannedPhase, sure: Mapping[str, Any] | None) -> dict[str, Any]:
     placement = phase.placement
     stages = Counter(tag.stage for tag in phase.tagged.tags.values())
     retrievals = {tag.pipeline for tag in phase.tagged.tags.values() if tag.stage is Stage.RETRIEVAL}
@@ -45,7 +48,7 @@ def _phase_summary(phase: PlannedPhase) -> dict[str, Any]:
             "energy_j": placement.cost.energy_j, "gpu_only_energy_j": phase.gpu_only.cost.energy_j,
         },
         "partition": {"partitioner": placement.partitioner, "objective": placement.objective,
-                      "lower_bound": placement.lower_bound, "gap": placement.gap},
+                      "lower_bound": placement.lower_bound, "gap": placement.gap, "robustness": sure},
         "coverage": planned_coverage(phase),
         "rewrites": {"applied": sum(rewrite.applied for rewrite in phase.rewrites),
                      "refused": sum(not rewrite.applied for rewrite in phase.rewrites)},
@@ -88,6 +91,7 @@ def summary_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
         ("predicted energy", _against(predicted["energy_j"], predicted["gpu_only_energy_j"], format_energy,
                                       summary["baseline"])),
         ("objective", objective),
+        *robustness_lines(partition.get("robustness")),
         ("memory", memory + ("" if summary["fits"] else "  DOES NOT FIT")),
     ]
     return [*rows, ("on the host", _hosted(summary["coverage"]))]

@@ -51,16 +51,17 @@ def _made(made: Any) -> tuple[Any, Inputs, dict[str, int]]:
     return module, inputs, caches[0] if caches else {}
 
 
-def _each(copies: int, operator: Callable[..., Any], **inputs: Any) -> Any:
-    """``operator`` on every slice of the inputs along their first axis."""
+def _each(copies: int, operator: Callable[..., Any], **examples: Any) -> Any:
+    """``operator`` on ``copies`` sets of inputs; every set is memory of its own, so none makes another one recent."""
     import torch
 
     class Each(torch.nn.Module):
         def forward(self, **given: Any) -> Any:
-            found = [operator(*(value[index] for value in given.values())) for index in range(copies)]
+            found = [operator(*(given[f"{name}{index}"] for name in examples)) for index in range(copies)]
             return [part for one in found for part in (one if isinstance(one, (tuple, list)) else (one,))]
 
-    return Each(), inputs
+    return Each(), {f"{name}{index}": torch.zeros_like(example) for index in range(copies)
+                    for name, example in examples.items()}
 
 
 def projection(rows: int, depth: int, columns: int, copies: int) -> Any:
@@ -83,23 +84,23 @@ def matmul(heads: int, groups: int, entries: int, width: int, copies: int, apply
         wide = table[:, None].expand(-1, heads // groups, -1, -1).reshape(heads, entries, width)
         return torch.matmul(left, wide if apply else wide.transpose(1, 2))
 
-    left = torch.zeros(copies, heads, 1, entries if apply else width)
-    return _each(copies, product, left=left, table=torch.zeros(copies, groups, entries, width))
+    left = torch.zeros(heads, 1, entries if apply else width)
+    return _each(copies, product, left=left, table=torch.zeros(groups, entries, width))
 
 
 def elementwise(elements: int, copies: int) -> Any:
     """Sums of two vectors."""
     import torch
 
-    return _each(copies, lambda first, second: first + second, first=torch.zeros(copies, elements),
-                 second=torch.zeros(copies, elements))
+    return _each(copies, lambda first, second: first + second, first=torch.zeros(elements),
+                 second=torch.zeros(elements))
 
 
 def _rows(operator: Callable[[Any], Any]) -> Callable[..., Any]:
     def make(rows: int, width: int, copies: int) -> Any:
         import torch
 
-        return _each(copies, operator, data=torch.zeros(copies, rows, width))
+        return _each(copies, operator, data=torch.zeros(rows, width))
 
     return make
 
@@ -129,25 +130,25 @@ def topk(rows: int, width: int, selected: int, copies: int) -> Any:
     """The largest entries of each row."""
     import torch
 
-    return _each(copies, lambda data: torch.topk(data, selected, dim=-1), data=torch.zeros(copies, rows, width))
+    return _each(copies, lambda data: torch.topk(data, selected, dim=-1), data=torch.zeros(rows, width))
 
 
 def gather(entries: int, taken: int, width: int, copies: int) -> Any:
     """Whole rows of a table by index."""
     import torch
 
-    index = torch.zeros(copies, taken, dtype=torch.int64)
+    index = torch.zeros(taken, dtype=torch.int64)
     return _each(copies, lambda table, index: torch.nn.functional.embedding(index, table),
-                 table=torch.zeros(copies, entries, width), index=index)
+                 table=torch.zeros(entries, width), index=index)
 
 
 def scatter(entries: int, taken: int, copies: int) -> Any:
     """Single elements put into a vector by index."""
     import torch
 
-    index = torch.zeros(copies, taken, dtype=torch.int64)
+    index = torch.zeros(taken, dtype=torch.int64)
     return _each(copies, lambda data, index, source: torch.scatter(data, 0, index, source),
-                 data=torch.zeros(copies, entries), index=index, source=torch.zeros(copies, taken))
+                 data=torch.zeros(entries), index=index, source=torch.zeros(taken))
 
 
 def cache_update(entries: int, rows: int, width: int, copies: int) -> Any:
@@ -170,8 +171,8 @@ def concat(elements: int, copies: int) -> Any:
     """Two vectors one behind the other."""
     import torch
 
-    return _each(copies, lambda first, second: torch.cat([first, second]), first=torch.zeros(copies, elements),
-                 second=torch.zeros(copies, elements))
+    return _each(copies, lambda first, second: torch.cat([first, second]), first=torch.zeros(elements),
+                 second=torch.zeros(elements))
 
 
 def convolution(channels: int, length: int, taps: int, copies: int) -> Any:
@@ -179,7 +180,7 @@ def convolution(channels: int, length: int, taps: int, copies: int) -> Any:
     import torch
 
     return _each(copies, lambda data, weight: torch.nn.functional.conv1d(data, weight, groups=channels),
-                 data=torch.zeros(copies, 1, channels, length), weight=torch.zeros(copies, channels, 1, taps))
+                 data=torch.zeros(1, channels, length), weight=torch.zeros(channels, 1, taps))
 
 
 MICROBENCHMARKS: Mapping[str, Callable[..., Any]] = {

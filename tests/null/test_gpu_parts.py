@@ -33,7 +33,8 @@ def test_a_sparse_model_runs_in_the_parts_of_a_gpu(tmp_path: Path) -> None:
     request = tiny("deepseek_v32", Phase.DECODE, context=512, num_hidden_layers=2, index_topk=320)
     bundle = compiled(tmp_path / "bundle", request, "interpreter")
     totals, = code_totals(code_of_regions(bundle.plan, bundle.plan.phase("decode"), bundle.files.read))
-    assert totals["kernels"] == {"DecodeAttention": 2, "ScoreTopK": 2}
+    assert totals["kernels"].pop("ScoreTopK") == 2
+    assert sum(totals["kernels"].values()) == 2, "attention, over the gathered entries or over what was gathered"
     result = bundle.verify("decode", seed=1, history=400, steps=2)
     assert result.passed, result
     assert result.selections.compared == 4
@@ -49,7 +50,7 @@ def _manifest(bundle: hetcc.Bundle) -> list[dict[str, object]]:
 @pytest.mark.slow
 @pytest.mark.parametrize(("model", "overrides", "kernels"), [
     ("llama", LLAMA_8B, {"DecodeAttention": 32}),
-    ("deepseek_v32", {"num_hidden_layers": 5}, {"DecodeAttention": 5, "ScoreTopK": 5}),
+    ("deepseek_v32", {"num_hidden_layers": 5}, {"GatherAttention": 5, "ScoreTopK": 5}),
 ])
 def test_full_size_regions_become_code_for_gfx90a(tmp_path: Path, model: str, overrides: dict[str, int],
                                                   kernels: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:

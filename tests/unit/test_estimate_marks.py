@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from hetcc.backends.contract import Supported
@@ -14,7 +12,7 @@ from hetcc.cost_model.work import works_of
 from hetcc.ir import Stage
 from hetcc.options import CompileOptions
 from hetcc.passes.clusters import form_clusters
-from hetcc.passes.estimate import HOST, DeviceSet, _keep_indices, count_work, estimate
+from hetcc.passes.estimate import HOST, DeviceSet, count_work, estimate, keep_indices, scanned_bytes, with_resident
 from hetcc.passes.normalize import Simplify
 from hetcc.passes.tag import TagMemoryPipeline
 from hetcc.pipeline import device_set
@@ -84,11 +82,14 @@ def test_an_index_goes_to_block_ram_first_then_to_ultra_ram_and_the_rest_stays_i
 def test_layers_share_one_budget():
     tagged, clustering = prepared(sparse_selection, context=32, width=16)
     first = next(group for group in clustering.groups if group.stage is Stage.RELEVANCY)
-    second = replace(first, name="second")
-    counted = dict.fromkeys((first.name, "second"), works_of(first.nodes, tagged.graph))
-    _keep_indices(tagged.graph, [first, second], counted, (3000, 700))
-    kept = [max(work.resident for work, _, _ in counted[name]) for name in (first.name, "second")]
-    assert kept == [(2048, 0), (952, 700)], "32 keys of 64 bytes each"
+    items = works_of(first.nodes, tagged.graph)
+    size_bytes = scanned_bytes(tagged.graph.values, items)
+    assert size_bytes == 32 * 64, "32 keys of 64 bytes each"
+    kept = keep_indices([("first", size_bytes), ("second", size_bytes), ("third", size_bytes)], (3000, 700))
+    assert kept == {"first": (2048, 0), "second": (952, 700), "third": (0, 0)}
+    marked = [work.resident for work, _, _ in with_resident(items, kept["second"])]
+    assert sorted(marked)[-1] == (952, 700) and marked.count((0, 0)) == len(marked) - 1
+    assert with_resident((), (1, 1)) == ()
 
 
 def test_links_are_named_in_the_table():

@@ -76,6 +76,15 @@ def gathered(query, keys, values, chosen, mask):
     return torch.softmax(query @ some.transpose(2, 3) + mask, -1) @ values.index_select(2, chosen)
 
 
+def latent(query, query_rope, latents, rope, chosen):
+    """Attention over chosen latents that are keys and values, with a position part beside them."""
+    some = latents[0].index_select(1, chosen)[0]
+    scores = query.reshape(4, 16) @ some.transpose(0, 1)
+    scores = scores + query_rope.reshape(4, 8) @ rope[0].index_select(1, chosen)[0].transpose(0, 1)
+    weights = torch.softmax(scores.reshape(1, 4, 1, -1) * 0.2, -1)
+    return weights.reshape(4, -1) @ some
+
+
 def indexed(query, keys, weight, mask):
     """Weighted sum of rectified products, spelled as two products."""
     products = torch.relu(query @ keys.transpose(1, 2)[:, None] * 0.5)
@@ -112,6 +121,9 @@ CASES = {
     "gathered": Case(gathered, (_random(1, 2, 1, 16), _random(1, 2, ENTRIES, 16), _random(1, 2, ENTRIES, 16),
                                 torch.tensor([3, 39, 0, 3]), torch.zeros(1, 1, 1, 4)), GatherAttention,
                      roles=("keys", "values", "indices")),
+    "latent": Case(latent, (_random(1, 4, 1, 16), _random(1, 4, 1, 8), _random(1, 1, ENTRIES, 16),
+                            _random(1, 1, ENTRIES, 8), torch.tensor([7, 0, 21, 39, 2])), GatherAttention,
+                   roles=("query", "query_rope", "keys", "keys_rope", "indices")),
     "indexed": Case(indexed, (_random(2, 1, 4, 16), _random(2, ENTRIES, 16), _random(2, 1, 4), _mask(2, 1, ENTRIES)),
                     ScoreTopK, roles=("query", "key", "weight", "mask")),
     "indexed queries": Case(indexed, (_random(1, 3, 4, 16), _random(1, ENTRIES, 16), _random(1, 3, 4),

@@ -73,7 +73,7 @@ class UnitSimulator:
         bench = bench.replace("SET", "\n    ".join(_set(name, bits) for name, bits in self._inputs))
         bench = bench.replace("GET", "\n    ".join(_get(name, bits) for name, bits in self._outputs))
         (folder / "bench.cpp").write_text(bench)
-        tools.run(["verilator", "--cc", "--exe", "--build", "-Wno-fatal", "-Wno-lint", "-Wno-style", "--top-module",
+        tools.run(["verilator", "--cc", "--exe", "--build", "-fno-inline", "-Wno-fatal", "-Wno-lint", "-Wno-style", "--top-module",
                    "unit_under_test", "--prefix", "Vunit", "--Mdir", "obj", "-CFLAGS", "-O1", "unit.v", "bench.cpp"],
                   folder)
 

@@ -180,7 +180,14 @@ class Shell(Elaboratable):
         beat = len(core.row_data) // (8 * size * granule)
         valid, data, ready = place_assembler(m, self._library, 8 * size * granule, beat, core.row_words // granule,
                                              rows)
-        m.d.comb += [core.row_valid.eq(valid), core.row_data.eq(data), ready.eq(core.row_ready)]
+        # The next instance's rows wait here: the core would take one too many while it ends an instance.
+        left = Signal(range(core.rows * core.beats + 1))
+        more = left != 0
+        m.d.comb += [core.row_valid.eq(valid & more), core.row_data.eq(data), ready.eq(core.row_ready & more)]
+        with m.If(core.start):
+            m.d.sync += left.eq(core.rows * core.beats)
+        with m.Elif(valid & ready):
+            m.d.sync += left.eq(left - 1)
 
     def _place_sides(self, m: Module) -> None:
         """One word per row of every operand that differs by row, each through a master of its own."""

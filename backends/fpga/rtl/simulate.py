@@ -30,7 +30,7 @@ class Simulated:
 
 
 def simulate(graph: StageGraph, buffers: Mapping[str, Array], lanes: int, *, stall: float = 0.0,
-             seed: int = 0) -> list[Simulated]:
+             seed: int = 0, together: int = 1) -> list[Simulated]:
     """Every instance of one run; rows are appended to the tables first, as the kernel does.
 
     Args:
@@ -39,6 +39,7 @@ def simulate(graph: StageGraph, buffers: Mapping[str, Array], lanes: int, *, sta
         lanes: results of the first inner product per cycle.
         stall: share of cycles in which a source or the sink pauses.
         seed: of the pauses.
+        together: rows per cycle.
 
     Raises:
         TimeoutError: the core did not finish within :data:`MAX_CYCLES`.
@@ -49,7 +50,7 @@ def simulate(graph: StageGraph, buffers: Mapping[str, Array], lanes: int, *, sta
     from hetcc.backends.fpga.rtl.top import StreamCore
 
     append_rows(graph, buffers)
-    core = StreamCore(graph, Library(shared=False), lanes)
+    core = StreamCore(graph, Library(shared=False), lanes, together)
     bench = _Bench(stimuli(graph, buffers, core), core, stall, seed)
     simulator = Simulator(core)
     simulator.add_clock(1e-6)
@@ -99,7 +100,8 @@ class _Bench:
         sides = zip(core.side_valid, core.side_ready, core.side_data, stimulus.sides, strict=True)
         return [_Source(core.row_valid, core.row_ready, core.row_data, beats),
                 _Source(core.load_valid, core.load_ready, core.load_data, stimulus.load.tolist()),
-                *(_Source(valid, ready, data, words.tolist()) for valid, ready, data, words in sides)]
+                *(_Source(valid, ready, data, (int.from_bytes(group.tobytes(), "little") for group in words))
+                  for valid, ready, data, words in sides)]
 
     def _pauses(self) -> bool:
         return self._random.random() < self._stall

@@ -26,7 +26,7 @@ class Stimulus:
     beats: Words
     """``[rows * beats per row, words per beat]``."""
     sides: tuple[Words, ...]
-    """One word per row for each side operand."""
+    """``[rows / together, together]`` words for each side operand."""
 
 
 def stimuli(graph: StageGraph, buffers: Mapping[str, Array], core: Any) -> Iterator[Stimulus]:
@@ -34,13 +34,13 @@ def stimuli(graph: StageGraph, buffers: Mapping[str, Array], core: Any) -> Itera
     for point in itertools.product(*(range(axis.extent) for axis in graph.instances)):
         fixed = {axis.name: index for axis, index in zip(graph.instances, point, strict=True)}
         scan = cast(Scan, graph.of_kind(Scan)[0])
-        rows = _words(buffers, scan.table, (*graph.keys, *_axes(graph, scan.lanes)), fixed).reshape(core.rows, -1)
+        rows = _words(buffers, scan.table, (*graph.keys, *_axes(graph, scan.lanes)), fixed).reshape(core.rows // core.together, -1)
         load = [_words(buffers, load.operand, _axes(graph, _loops_of(graph, load.operand)), fixed)
                 for load in core.loads]
         yield Stimulus(
             numpy.concatenate(load) if load else numpy.zeros(0, numpy.uint32),
             _beats(rows, core.beat_words, core.beats),
-            tuple(_words(buffers, access, graph.keys, fixed) for access in core.sides))
+            tuple(_words(buffers, access, graph.keys, fixed).reshape(-1, core.together) for access in core.sides))
 
 
 def _beats(rows: Words, beat_words: int, beats: int) -> Words:

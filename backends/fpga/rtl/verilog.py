@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from hetcc.backends.fpga.rtl.library import Library
     from hetcc.backends.fpga.rtl.top import StreamCore
 
-if TYPE_CHECKING:
-    from hetcc.backends.fpga.rtl.library import Library
-
 _SCRIPT = """\
 proc -nomux -norom
 memory_collect
@@ -65,6 +62,22 @@ def write_kernel(graph: StageGraph, kernel: str, lanes: int, stripes: int = 1) -
     return _written(texts, library)
 
 
+def text_of(unit: Any, name: str, ports: tuple[Any, ...], library: Library) -> bytes:
+    """The Verilog text of any one unit and of those it was made with.
+
+    Args:
+        unit: the top module.
+        name: its name.
+        ports: all its ports but clock and reset.
+        library: where it placed units; ``shared``.
+
+    Raises:
+        ToolError: HET-T001, no yosys; HET-T002, it failed.
+    """
+    tools.require_yosys()
+    return _written({name: _netlist(unit, name, ports)}, library)
+
+
 def _core_of(graph: StageGraph, kernel: str, lanes: int) -> tuple[Library, StreamCore]:
     beyond = check(graph)
     if beyond is not None:
@@ -107,4 +120,4 @@ def _without_banner(text: bytes) -> bytes:
     return rest.lstrip(b"\n") if first.startswith(b"/*") else text
 
 
-__all__ = ["text_of", "write"]
+__all__ = ["text_of", "write", "write_kernel"]

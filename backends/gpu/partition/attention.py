@@ -1,4 +1,8 @@
-"""Recognises attention: a softmax between two products, over a whole memory or over what was gathered from it."""
+"""Recognises attention: a softmax between products, over a whole memory or over what was gathered from it.
+
+Scores may be the sum of two products, of a content part and a position part of query and key: that is latent attention
+with its projections absorbed into the query, where the content part is the value too.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +19,46 @@ from hetcc.backends.gpu.partition.patterns import Chain, Match, Reader, Rows
 from hetcc.errors import UserError
 from hetcc.ir import DType, Node, OperatorClass, TensorType
 
+_Mask = tuple[str, TensorType] | None
+
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A softmax and the two products around it."""
+    """A softmax, the one or two products in front of it and the one behind."""
 
     scores: Chain
-    first: Node
+    products: tuple[Node, ...]
     second: Node
     nodes: tuple[Node, ...]
     dims: tuple[int, int, int, int]
     """Extents of the scores: batch, heads, queries, entries."""
+
+    @property
+    def rows(self) -> int:
+        """Queries of all heads and sequences."""
+        return math.prod(self.dims[:3])
+
+
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    """Where keys and values are, and the queries that go with each part of a key."""
+
+    queries: tuple[str, ...]
+    keys: tuple[Rows, ...]
+    values: Rows
+    widths: tuple[int, ...]
+    """Elements of each part of a key."""
+
+    @property
+    def tables(self) -> dict[str, Rows]:
+        """Distinct stacks by role; a key that is the value is there once."""
+        named = {"keys": self.keys[0], **({"keys_rope": self.keys[1]} if len(self.keys) > 1 else {})}
+        return named if self.shared else named | {"values": self.values}
+
+    @property
+    def shared(self) -> bool:
+        """Whether the first part of a key is the value."""
+        return len(self.keys) > 1 and self.keys[0] == self.values
 
 
 def match_attention(reader: Reader, softmax: Node, minimum_entries: int) -> Match | None:
@@ -42,8 +75,11 @@ def match_attention(reader: Reader, softmax: Node, minimum_entries: int) -> Matc
     mask = reader.mask(found.scores, found.dims) if found.scores.mask else None
     if found.scores.mask and (mask is None or mask[1].shape[2] != found.dims[2]):
         return None
+    memory = _memory(reader, found)
+    if memory is None:
+        return None
     try:
-        return _gathered(reader, found, mask) or _whole(reader, found, mask)
+        return _gathered(reader, found, memory, mask) or _whole(reader, found, memory, mask)
     except UserError:  # the kernels do not take these sizes or types
         return None
 
@@ -53,98 +89,126 @@ def _around(reader: Reader, softmax: Node) -> _Found | None:
     if len(shape) < 2 or softmax.integer("axis") != len(shape) - 1:
         return None
     scores = reader.walk(softmax.inputs[0])
-    first = reader.product(scores.origin)
+    products = _products(reader, scores.origin)
     passed, second = reader.forward(softmax.outputs[0])
-    if first is None or second is None or second.operator_class is not OperatorClass.MATMUL:
+    if products is None or second is None or second.operator_class is not OperatorClass.MATMUL:
         return None
     weights = passed[-1].outputs[0] if passed else softmax.outputs[0]
     if second.operand("bias") is not None or reader.sides(second)[0] != weights:
         return None
     dims = (math.prod(shape[:-3]), shape[-3] if len(shape) > 2 else 1, shape[-2], shape[-1])
-    products, result = reader.shape(first.outputs[0]), reader.shape(second.outputs[0])
-    stacked = products[-2:] == dims[2:] and result[-2:-1] == dims[2:3] and math.prod(products[:-2]) == dims[0] * dims[1]
-    nodes = (*scores.nodes, first, softmax, *passed, second)
-    if not stacked or not reader.encloses(nodes, second.outputs):
+    inner, summed = products
+    nodes = (*scores.nodes, *summed, *inner, softmax, *passed, second)
+    found = _Found(scores, inner, second, nodes, dims)
+    stacked = all(reader.shape(product.outputs[0])[-1] == dims[3] and _rows(reader, product) == found.rows
+                  for product in inner) and _rows(reader, second) == found.rows
+    return found if stacked and reader.encloses(nodes, second.outputs) else None
+
+
+def _rows(reader: Reader, product: Node) -> int:
+    return math.prod(reader.shape(product.outputs[0])[:-1])
+
+
+def _products(reader: Reader, origin: str) -> tuple[tuple[Node, ...], tuple[Node, ...]] | None:
+    """The products that make scores, and the nodes that add two of them."""
+    single = reader.product(origin)
+    if single is not None:
+        return (single,), ()
+    parts = reader.summands(origin)
+    if parts is None:
         return None
-    return _Found(scores, first, second, nodes, dims)
+    found = [reader.product(part.origin) for part in parts]
+    if found[0] is None or found[1] is None:
+        return None
+    adding = reader.graph.producer[origin]
+    return (found[0], found[1]), (adding, *parts[0].nodes, *parts[1].nodes)
 
 
-def _memory(reader: Reader, found: _Found) -> tuple[str, Rows, Rows] | None:
-    """Query, keys and values of the type of the result; keys and values have as many heads."""
+def _memory(reader: Reader, found: _Found) -> _Memory | None:
+    """Queries, keys and values of the type of the result; keys and values have as many heads."""
     dtype = reader.dtype(found.second.outputs[0])
-    query, keys = reader.sides(found.first)
-    base = reader.in_order(query, dtype)
-    rows = (reader.matrices(keys, transposed=True, dtype=dtype),
-            reader.matrices(reader.sides(found.second)[1], transposed=False, dtype=dtype))
-    batch, heads, _, _ = found.dims
-    if base is None or rows[0] is None or rows[1] is None or rows[0].stack != rows[1].stack:
+    values = reader.matrices(reader.sides(found.second)[1], transposed=False, dtype=dtype)
+    if values is None:
         return None
-    if rows[0].stack * rows[0].repeats != batch * heads or rows[0].stack % batch:
-        return None
-    return base, rows[0], rows[1]
+    parts: list[tuple[str, Rows, int]] = []
+    for product in found.products:
+        query, keys = reader.sides(product)
+        base, rows = reader.in_order(query, dtype), reader.matrices(keys, transposed=True, dtype=dtype)
+        if base is None or rows is None or not _fits(reader, found, product, rows, values):
+            return None
+        parts.append((base, rows, reader.shape(query)[-1]))
+    # The part of a key that is the value comes first, else the longer one.
+    parts.sort(key=lambda part: (part[1] != values, -part[2]))
+    return _Memory(tuple(part[0] for part in parts), tuple(part[1] for part in parts), values,
+                   tuple(part[2] for part in parts))
 
 
-def _sizes(reader: Reader, found: _Found, keys: Rows, cached: int) -> AttentionSizes:
+def _fits(reader: Reader, found: _Found, product: Node, keys: Rows, values: Rows) -> bool:
+    """Whether each matrix of keys serves whole heads of one sequence, the same as its matrix of values."""
+    batch, _, queries, _ = found.dims
+    served = reader.shape(product.outputs[0])[-2] * keys.repeats
+    return (keys.stack == values.stack and keys.stack % batch == 0 and served % queries == 0
+            and keys.stack * served == found.rows)
+
+
+def _sizes(reader: Reader, found: _Found, memory: _Memory, cached: int) -> AttentionSizes:
     batch, heads, queries, _ = found.dims
-    query = reader.shape(reader.sides(found.first)[0])
     output = found.second.outputs[0]
-    return AttentionSizes(batch, heads, keys.stack // batch, queries, cached, query[-1], reader.shape(output)[-1],
-                          reader.dtype(output))
+    return AttentionSizes(batch, heads, memory.values.stack // batch, queries, cached, memory.widths[0],
+                          reader.shape(output)[-1], reader.dtype(output),
+                          memory.widths[1] if len(memory.widths) > 1 else 0, memory.shared)
 
 
-def _options(found: _Found, mask: tuple[str, TensorType] | None) -> AttentionOptions:
-    return AttentionOptions(scale=found.scores.scale, mask=mask[1] if mask else None)
-
-
-def _match(operation: DecodeAttention | GatherAttention, found: _Found, inputs: dict[str, str],
-           mask: tuple[str, TensorType] | None, extra: tuple[Node, ...] = ()) -> Match:
+def _match(operation: DecodeAttention | GatherAttention, found: _Found, memory: _Memory, tables: dict[str, str],
+           mask: _Mask, extra: tuple[Node, ...] = ()) -> Match:
+    inputs = {"query": memory.queries[0], **tables}
+    if len(memory.queries) > 1:
+        inputs["query_rope"] = memory.queries[1]
     if mask is not None:
         inputs["mask"] = mask[0]
     return Match(operation, tuple(dict.fromkeys(node.name for node in (*extra, *found.nodes))), tuple(inputs.items()),
                  (("output", found.second.outputs[0]),))
 
 
-def _whole(reader: Reader, found: _Found, mask: tuple[str, TensorType] | None) -> Match | None:
-    memory = _memory(reader, found)
-    if memory is None:
-        return None
-    query, keys, values = memory
-    operation = DecodeAttention(_sizes(reader, found, keys, found.dims[-1]), _options(found, mask))
-    return _match(operation, found, {"query": query, "keys": keys.base, "values": values.base}, mask)
+def _options(found: _Found, mask: _Mask) -> AttentionOptions:
+    return AttentionOptions(scale=found.scores.scale, mask=mask[1] if mask else None)
 
 
-def _gathered(reader: Reader, found: _Found, mask: tuple[str, TensorType] | None) -> Match | None:
-    """Attention whose keys and values are rows of a memory at the same indices, for one sequence."""
-    memory = _memory(reader, found)
-    if memory is None or found.dims[0] != 1:
-        return None
-    query, keys, values = memory
-    gathers = [reader.graph.producer.get(rows.base) for rows in (keys, values)]
-    if any(node is None or node.attribute("mode") != "rows" for node in gathers):
-        return None
-    key_gather, value_gather = (node for node in gathers if node is not None)
-    tables = [_table(reader, node, keys.stack) for node in (key_gather, value_gather)]
-    indices = [reader.in_order(str(node.operand("indices"))) for node in (key_gather, value_gather)]
-    if None in tables or indices[0] is None or indices[0] != indices[1] or tables[0] != tables[1]:
-        return None
-    index_dtype: DType = reader.dtype(indices[0])
-    nodes = (key_gather, value_gather)
-    if found.dims[2] != 1 or not reader.encloses((*nodes, *found.nodes, *_views_after(reader, nodes)),
-                                                 found.second.outputs):
-        return None
-    sizes = _sizes(reader, found, keys, int(tables[0] or 0))
-    operation = GatherAttention(sizes, found.dims[-1], _options(found, mask), index_dtype)
-    keys_from, values_from = (reader.in_order(str(node.operand("data"))) or "" for node in nodes)
-    inputs = {"query": query, "keys": keys_from, "values": values_from, "indices": indices[0]}
-    return _match(operation, found, inputs, mask, nodes)
+def _whole(reader: Reader, found: _Found, memory: _Memory, mask: _Mask) -> Match:
+    operation = DecodeAttention(_sizes(reader, found, memory, found.dims[-1]), _options(found, mask))
+    return _match(operation, found, memory, {role: rows.base for role, rows in memory.tables.items()}, mask)
 
 
-def _table(reader: Reader, gather: Node, heads: int) -> int | None:
+def _gathered(reader: Reader, found: _Found, memory: _Memory, mask: _Mask) -> Match | None:
+    """Attention whose keys and values are rows of a memory at the same indices, for one query of one sequence."""
+    if found.dims[0] != 1 or found.dims[2] != 1:
+        return None
+    gathers: dict[str, Node] = {}
+    for role, rows in memory.tables.items():
+        node = reader.graph.producer.get(rows.base)
+        if node is None or node.attribute("mode") != "rows":
+            return None
+        gathers[role] = node
+    nodes = tuple(dict.fromkeys(gathers.values()))
+    extents = {_entries(reader, node, memory.values.stack) for node in nodes}
+    indices = {reader.in_order(str(node.operand("indices"))) for node in nodes}
+    if len(extents) != 1 or len(indices) != 1 or None in extents | indices:
+        return None
+    if not reader.encloses((*nodes, *found.nodes, *_views_after(reader, nodes)), found.second.outputs):
+        return None
+    index, extent = str(indices.pop()), int(extents.pop() or 0)
+    index_dtype: DType = reader.dtype(index)
+    operation = GatherAttention(_sizes(reader, found, memory, extent), found.dims[-1], _options(found, mask),
+                                index_dtype)
+    tables = {role: reader.in_order(str(node.operand("data"))) or "" for role, node in gathers.items()}
+    return _match(operation, found, memory, tables | {"indices": index}, mask, nodes)
+
+
+def _entries(reader: Reader, gather: Node, heads: int) -> int | None:
     """Entries of the memory ``[..., entries, channels]`` that rows are taken from, one matrix per head."""
     shape = reader.shape(str(gather.operand("data")))
     axis = gather.integer("axis")
-    fits = axis == len(shape) - 2 and math.prod(shape[:axis]) == heads
-    return shape[axis] if fits else None
+    return shape[axis] if axis == len(shape) - 2 and math.prod(shape[:axis]) == heads else None
 
 
 def _views_after(reader: Reader, nodes: tuple[Node, ...]) -> tuple[Node, ...]:

@@ -156,10 +156,14 @@ class _Splitting:
         """The parts in order."""
         dead = [node.name for node in self.region.nodes if node.name not in self.live]
         owner = self._owners(dead)
-        for number in sorted(set(slot.values())):
-            here = [node.name for node in self.region.nodes if slot.get(node.name) == number]
+        readers = self._reading_slots(slot)
+        members: dict[int, list[str]] = {}
+        for node in self.region.nodes:
+            if node.name in slot:
+                members.setdefault(slot[node.name], []).append(node.name)
+        for number in sorted(members):
             if number % 2 == 0:
-                yield self._module(here)
+                yield self._module(members[number], number, readers)
                 continue
             for match in sorted((match for match in self.matches if slot.get(match.nodes[0]) == number),
                                 key=lambda match: self.region.position[self._last(match)]):
@@ -180,14 +184,20 @@ class _Splitting:
                     found.setdefault(id(match), []).append(name)
         return found
 
-    def _module(self, nodes: Sequence[str]) -> ModulePart:
-        chosen = frozenset(nodes)
-        needed = set(self.region.outputs)
+    def _reading_slots(self, slot: Mapping[str, int]) -> dict[str, set[int]]:
+        """Slots that read a value, by value; results of the region count as read by no slot (-1)."""
+        found: dict[str, set[int]] = {value: {-1} for value in self.region.outputs}
         for node in self.region.nodes:
-            if node.name in self.live and node.name not in chosen and not self._is_free(node):
-                needed |= self._sources(self._inputs(node))
-        outputs = tuple(value for node in nodes for value in self.region.node_by_name[node].outputs if value in needed)
-        return ModulePart(part_program(self.region, self._with_views(chosen), outputs), tuple(nodes))
+            match = self.match_of.get(node.name)
+            if node.name in slot and (match is None or node.name == self._last(match)):
+                for value in self._sources(self._inputs(node)):
+                    found.setdefault(value, set()).add(slot[node.name])
+        return found
+
+    def _module(self, nodes: Sequence[str], number: int, readers: Mapping[str, set[int]]) -> ModulePart:
+        outputs = tuple(value for node in nodes for value in self.region.node_by_name[node].outputs
+                        if readers.get(value, {number}) != {number})
+        return ModulePart(part_program(self.region, self._with_views(nodes), outputs), tuple(nodes))
 
     def _with_views(self, nodes: Iterable[str]) -> set[str]:
         chosen = set(nodes)

@@ -93,6 +93,15 @@ class Reader:
             nodes.append(node)
         return Chain(value, tuple(nodes), scale, mask, mask_shape)
 
+    def summands(self, value: str) -> tuple[Chain, Chain] | None:
+        """Both sides of the addition that makes ``value``, followed back over layout alone; None if it is none."""
+        node = self.graph.producer.get(value)
+        if node is None or node.attribute("function") != "add" or len(node.inputs) != 2 or len(node.arguments) > 2 \
+                or node.keywords or any(self.shape(side) != self.shape(value) for side in node.inputs):
+            return None
+        first, second = (self.walk(side, masks=False) for side in node.inputs)
+        return (first, second) if first.scale == second.scale == 1.0 else None
+
     def _added(self, node: Node) -> tuple[str, str] | None:
         """(scores, mask) of an addition: the scores are the side that comes from a product."""
         if node.attribute("function") != "add" or len(node.inputs) != 2 or len(node.arguments) > 2 or node.keywords:
@@ -104,10 +113,13 @@ class Reader:
         return sides[0], node.inputs[1] if sides[0] == node.inputs[0] else node.inputs[0]
 
     def _is_product(self, value: str) -> bool:
-        """Whether a product, or a sum over one, makes ``value``, scaled and reshaped at most."""
-        origin = self.graph.producer.get(self.walk(value, masks=False).origin)
-        return origin is not None and (origin.operator_class is OperatorClass.MATMUL
-                                       or origin.attribute("function") == "sum")
+        """Whether a product, a sum over one, or the sum of two makes ``value``, scaled and reshaped at most."""
+        origin = self.walk(value, masks=False).origin
+        node = self.graph.producer.get(origin)
+        if node is not None and (node.operator_class is OperatorClass.MATMUL or node.attribute("function") == "sum"):
+            return True
+        parts = self.summands(origin)
+        return parts is not None and all(self.product(part.origin) is not None for part in parts)
 
     def forward(self, value: str) -> tuple[tuple[Node, ...], Node | None]:
         """Casts and reshapes after ``value``, each the only reader, and the one node that reads the last of them."""
