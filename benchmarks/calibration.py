@@ -38,21 +38,21 @@ def page(found: Calibration, processor: str, budget_s: float) -> str:
     """The page of one run."""
     lines = [
         "# A calibration, measured", "",
-        "Written by `python benchmarks/calibration.py`; what is measured and how is in "
-        "[the cost model](cost_model.md#calibration).", "",
-        f"* measured on {found.facts.date}, one thread of {processor}, code by IREE for `llvm-cpu`, shared with other "
-        "work",
+        ("Written by `python benchmarks/calibration.py`; what is measured and how is in "
+         "[the cost model](cost_model.md#calibration)."), "",
+        (f"* measured on {found.facts.date}, one thread of {processor}, code by IREE for `llvm-cpu`, on a machine with "
+         "other work"),
         f"* command: `hetcc calibrate --device cpu --budget {budget_s:g}`",
-        f"* clock: {found.clock}; up to {found.rounds} repeats of a program; one-minute load {found.load[0]:.1f} before "
-        f"and {found.load[1]:.1f} after measuring",
-        f"* fitted: launch {format_time(found.draft.region_s)} per region and {format_time(found.draft.launch_s)} per "
-        f"kernel, {found.draft.bandwidth / 1e9:.2f} GB/s from memory, {found.draft.cache_bandwidth / 1e9:.2f} GB/s from "
-        "the cache",
-        f"* roofline, fitted to the same times: launch {format_time(found.roofline.launch_s)} per kernel, "
-        f"{found.roofline.bandwidth / 1e9:.2f} GB/s, {found.roofline.peak / 1e9:.2f} Gflop/s", "",
+        (f"* clock: {found.clock}; up to {found.rounds} repeats of a program; one-minute load {found.load[0]:.1f} "
+         f"before and {found.load[1]:.1f} after measuring"),
+        (f"* fitted: launch {format_time(found.draft.region_s)} per region and {format_time(found.draft.launch_s)} per "
+         f"kernel, {found.draft.bandwidth / 1e9:.2f} GB/s from memory, {found.draft.cache_bandwidth / 1e9:.2f} GB/s "
+         "from the cache; times fractions of each class"),
+        (f"* roofline, fitted to the same times: launch {format_time(found.roofline.launch_s)} per kernel, "
+         f"{found.roofline.bandwidth / 1e9:.2f} GB/s, {found.roofline.peak / 1e9:.2f} Gflop/s"), "",
         "## Errors on sizes that were not fitted", "",
-        "Error is the mean of |predicted - measured| / measured. The target is the larger of 10% and 1.5 spreads; the "
-        "error should also be at most half of the roofline's.", "",
+        ("Error is the mean of the relative errors without their signs. The target is the larger of 10% and 1.5 "
+         "spreads; the error should also be at most half of the roofline's."), "",
         "| class | fitted | held out | error | worst | repeat spread | target | roofline | |",
         "|---|---|---|---|---|---|---|---|---|", *(_check_row(check) for check in found.checks), "",
         *(f"Not measured: {name}: {reason}\n" for name, reason in found.refused.items()),

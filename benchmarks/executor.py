@@ -1,8 +1,8 @@
 """What the plan executor costs beside the compiled code: microseconds per step of a plan on the emulated devices.
 
-A three-layer Llama of 64 channels is compiled for the processor and a decode step is run many times. What is counted is
-everything around the calls into the IREE runtime: feeding inputs, looking up values, binding results, recording, fetching
-outputs. The smallest of many runs is the figure, because other work on a shared machine only ever adds.
+A three-layer Llama of 64 channels is compiled for the processor and a decode step is run many times. What is counted
+is everything around the calls into the IREE runtime: feeding inputs, looking up values, binding results, recording,
+fetching outputs. The smallest of many runs is the figure, because other work on a shared machine only ever adds.
 
 Run: python benchmarks/executor.py [--runs N]
 """

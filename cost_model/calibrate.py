@@ -34,7 +34,7 @@ from hetcc.ir import OperatorClass
 
 Cluster = tuple[WorkItem, ...]
 _MATRIX = frozenset({PROJECTION, *(item.value for item in MATRIX_CLASSES)})
-_POINTS = 6
+_POINTS = 8
 _PRIOR_WEIGHT = 0.03
 _SAME_INTENSITY = 1.3
 _LEAST_EXPONENT = 0.01
@@ -132,7 +132,7 @@ def _started(by_kind: Mapping[str, Sequence[Observation]]) -> Draft:
     everything = [one for found in by_kind.values() for one in found]
     rates = {matrix: max((one.flops / one.time_s for kind, found in by_kind.items() for one in found
                           if (kind in _MATRIX) == matrix), default=0.0) for matrix in (True, False)}
-    best = max(max(rates.values()), 1.0)
+    best = max(*rates.values(), 1.0)
     bandwidth = max((one.bytes_moved / one.time_s for one in everything), default=1.0)
     fastest = min(one.time_s / (one.launches + 2) for one in everything)
     return Draft(max(bandwidth, 1.0) / 2, max(bandwidth, 1.0), region_s=fastest, launch_s=fastest / 2,
@@ -160,7 +160,8 @@ def _fit_memory(draft: Draft, kind: str, found: Sequence[Observation], facts: Fa
     """
     shape = _Shape.of(kind, found, draft)
     start = [math.log(draft.bandwidth), math.log(2.0), math.log(3.0), math.log(1.5), *shape.start[1:]]
-    limits = [(-math.inf, math.inf), (0.0, math.log(20.0)), (0.0, math.log(8.0)), (0.0, math.log(8.0)), *shape.limits[1:]]
+    limits = [(-math.inf, math.inf), (0.0, math.log(20.0)), (0.0, math.log(8.0)), (0.0, math.log(8.0)),
+              *shape.limits[1:]]
 
     def build_for(usable: float) -> Callable[[numpy.ndarray], Draft]:
         def build(numbers: numpy.ndarray) -> Draft:
@@ -234,8 +235,8 @@ def _is(kind: str, operator: OperatorClass) -> bool:
 
 
 def _spread_over(sizes: Sequence[int]) -> tuple[int, ...]:
-    """A few of the sizes, about evenly in their logarithm; at least twice as many sizes as points."""
-    count = min(_POINTS, (len(sizes) + 1) // 2)
+    """A few of the sizes, about evenly in their logarithm; all if they are few."""
+    count = min(_POINTS, len(sizes))
     if count < 2:
         return ()
     wanted = numpy.geomspace(sizes[0], sizes[-1], count)
@@ -249,7 +250,8 @@ def _solve(build: Callable[[numpy.ndarray], Draft], found: Sequence[Observation]
 
 
 def _solved(build: Callable[[numpy.ndarray], Draft], found: Sequence[Observation], start: Sequence[float],
-            limits: Sequence[tuple[float, float]], facts: Facts, most: int = _MOST_STEPS) -> tuple[float, numpy.ndarray]:
+            limits: Sequence[tuple[float, float]], facts: Facts,
+            most: int = _MOST_STEPS) -> tuple[float, numpy.ndarray]:
     """The least error and its numbers; where the observations leave a number open, it stays where it started."""
     from scipy.optimize import least_squares
 

@@ -1,4 +1,4 @@
-"""A device profile while it is being fitted: plain numbers, and how they become a profile with intervals and sources."""
+"""A device profile while it is being fitted: plain numbers, which become a profile with intervals and sources."""
 
 from __future__ import annotations
 

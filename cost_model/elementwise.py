@@ -11,14 +11,14 @@ import math
 _PLAIN = (float, int)
 
 
-def is_plain(*numbers: float) -> bool:
+def is_plain(first: float, second: float = 0.0) -> bool:
     """Whether these are single numbers."""
-    return all(type(number) in _PLAIN for number in numbers)
+    return type(first) in _PLAIN and type(second) in _PLAIN
 
 
 def larger(first: float, second: float) -> float:
     """``max(first, second)``."""
-    if is_plain(first, second):
+    if type(first) in _PLAIN and type(second) in _PLAIN:
         return max(first, second)
     import numpy
 
@@ -28,7 +28,7 @@ def larger(first: float, second: float) -> float:
 
 def smaller(first: float, second: float) -> float:
     """``min(first, second)``."""
-    if is_plain(first, second):
+    if type(first) in _PLAIN and type(second) in _PLAIN:
         return min(first, second)
     import numpy
 

@@ -161,11 +161,18 @@ def flops_in_waves(product: Product, tiles: Tiles, units: float, corner: Corner 
 
 
 def _most_flops(product: Product, tiles: Tiles, units: float) -> float:
-    """At least ``flops_in_waves`` for all tiles in the ranges."""
-    sides = [smaller(tile.high, product_side + tiles.granule.high)
-             for product_side, tile in ((product.rows, tiles.rows), (product.columns, tiles.columns))]
-    padded = 2.0 * product.batch * (product.rows + sides[0]) * (product.columns + sides[1]) * product.depth
-    return padded + units * 2.0 * sides[0] * sides[1] * smaller(product.depth, tiles.split_depth.high)
+    """At least ``flops_in_waves`` for all tiles in the ranges.
+
+    A side is padded by less than the granule if no tile is shorter, else by less than the tile. ``waves`` is raised by
+    at most what is left of a wave after the ramp.
+    """
+    padded, sides = 2.0 * product.batch * product.depth, 1.0
+    for length, tile in ((product.rows, tiles.rows), (product.columns, tiles.columns)):
+        step = tiles.granule.high if length + tiles.granule.high <= tile.low else tile.high
+        padded *= length + step
+        sides *= min(tile.high, length + tiles.granule.high)
+    wave = units * 2.0 * sides * min(product.depth, tiles.split_depth.high)
+    return max(wave, padded + (1.0 - min(tiles.ramp.low, 1.0)) * wave)
 
 
 def _tiled(length: int, tile: float, granule: float) -> tuple[float, float]:

@@ -41,7 +41,8 @@ def _is_plain(value: Any) -> bool:
 
 def _value(value: Any) -> str:
     if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{key} = {part if key == _DATES else _value(part)}" for key, part in value.items()) + " }"
+        parts = (f"{key} = {part if key == _DATES else _value(part)}" for key, part in value.items())
+        return "{ " + ", ".join(parts) + " }"
     if isinstance(value, bool):
         return "true" if value else "false"
     # JSON and TOML write strings alike, and Python's shortest form of a float is TOML's.

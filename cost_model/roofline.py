@@ -44,8 +44,8 @@ def fit_roofline(observations: Sequence[Observation]) -> Roofline:
         return numpy.log([roof.predicted_s(one) for one in observations]) - measured
 
     start = [math.log(min(one.time_s / max(one.launches, 1) for one in observations)),
-             math.log(max(max(one.bytes_moved / one.time_s for one in observations), 1.0)),
-             math.log(max(max(one.flops / one.time_s for one in observations), 1.0))]
+             math.log(max(1.0, *(one.bytes_moved / one.time_s for one in observations))),
+             math.log(max(1.0, *(one.flops / one.time_s for one in observations)))]
     solution = least_squares(residuals, start, loss="soft_l1", f_scale=0.1, max_nfev=200)
     return Roofline(*(math.exp(float(number)) for number in solution.x))
 

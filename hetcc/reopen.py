@@ -48,7 +48,8 @@ def reopen(folder: Path, asked: CaptureRequest, without_rewrites: tuple[str, ...
         UserError: HET-U001, the request asks for other sizes or rewrites; HET-B003, the bundle is damaged.
     """
     if without_rewrites or asked != CaptureRequest(asked.model):
-        raise UserError("HET-U001", "a bundle's phases, sizes, overrides, weights and rewrites are fixed", where=str(folder),
+        raise UserError("HET-U001", "a bundle's phases, sizes, overrides, weights and rewrites are fixed",
+                        where=str(folder),
                         fix="leave those options out, or compile the model itself with them")
     files = BundleFiles(folder)
     plan = plan_from_bytes(files.read(PLAN_FILE), str(folder))

@@ -109,7 +109,8 @@ class _Composer:
             raise Unstreamable("nothing in the region scans a resident table")
         keys: Group = ()
         for traced in self._tracer.traced.values():
-            found = self._axes.resolve(traced.keys or ()) if traced.kind is Kind.STREAM else ()
+            known = traced.kind in (Kind.STREAM, Kind.SELECTION)
+            found = self._axes.resolve(traced.keys or ()) if known else ()
             keys = max(keys, found, key=len)
         if selections:
             sources = [origin.operands[0] for origin in selections]

@@ -1,8 +1,8 @@
 """How many cycles a stage graph takes, and what it occupies: closed forms, used to choose lanes and to price regions.
 
-Every number here is an *estimate* from the structure of the kernel; nothing was placed or routed. Sources: DSP per
-floating-point unit from the vendor's operator guide for full-rate binary32 (multiplier 3, adder 2); the card's 9,024
-DSP, 4,032 RAMB36, 960 URAM and 512-bit HBM ports from its data sheet. Latencies are those of the RTL in ``rtl``.
+Every number here is an *estimate* from the structure of the kernel; nothing was placed or routed. Sources: slices and
+LUTs of a unit from yosys' synthesis of it (``benchmarks/fpga/resources.py``); the card's 9,024 DSP, 1,304,000 LUT,
+2,016 RAMB36, 960 URAM and 512-bit HBM ports from its data sheet. Latencies are those of the RTL in ``rtl``.
 """
 
 from __future__ import annotations
@@ -32,9 +32,12 @@ SELECT_LATENCY = 1
 INTEGER_MULTIPLY_LATENCY = 3
 TO_FLOAT_LATENCY = 3
 """Cycles from an exact integer total to binary32."""
-MULTIPLY_DSP = 3
-ADD_DSP = 2
+DSP_OF = {NumberFormat.FP32: 2.0, NumberFormat.BF16: 1.0, NumberFormat.INT16: 1.0, NumberFormat.INT8: 1.0}
+"""Slices of one multiplier, as synthesised; two of 8 bits that share a factor take one."""
+MULTIPLY_LUT, ADD_LUT = 133, 524
+"""Of the binary32 units, as synthesised; the adder takes no slice."""
 DSP_BUDGET = int(9024 * 0.7)
+LUT_BUDGET = int(1_304_000 * 0.7)
 PORT_BYTES = 64
 """Bytes per cycle of one 512-bit memory port."""
 MEMORY_LATENCY = 128
@@ -61,6 +64,8 @@ class StageCost:
     """On-chip bits held between cycles beside pipeline registers."""
     memory: str
     """Where the state lies: ``none``, ``registers``, ``bram``, ``uram`` or ``hbm``."""
+    lut: int = 0
+    """Of its arithmetic units."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +100,7 @@ def estimate_cycles(graph: StageGraph, clock_hz: float = DEFAULT_CLOCK_HZ) -> Es
     rows = math.prod(axis.extent for axis in graph.keys)
     instances = math.prod(axis.extent for axis in graph.instances)
     interval = max((cost.interval_cycles for cost in costs), default=0)
-    drain = max((stage.k for stage in graph.of_kind(TopK)), default=0)
-    fill = MEMORY_LATENCY + sum(cost.latency_cycles for cost in costs) + 2 * drain + _load_cycles(graph)
+    fill = MEMORY_LATENCY + sum(cost.latency_cycles for cost in costs) + _load_cycles(graph)
     appended = sum(math.prod(axis.extent for axis in stage.axes) for stage in graph.of_kind(Append))
     cycles = instances * (rows * interval + fill) + appended
     bits = {kind: sum(cost.state_bits for cost in costs if cost.memory == kind) for kind in _ON_CHIP}
@@ -130,8 +134,10 @@ def conversion_latency(depth: int, form: NumberFormat) -> int:
 
 
 def run_rows(k: int, width: int) -> int:
-    """Rows of ``width`` entries in a run of the selection: a power of two that holds k, and at least eight, so that
-    the best so far are written before they are read again."""
+    """Rows of ``width`` entries in a run of the selection: a power of two that holds k.
+
+    At least eight, so that the best so far are written before they are read again.
+    """
     return max(1 << max(math.ceil(k / width) - 1, 0).bit_length(), 8)
 
 
@@ -157,6 +163,12 @@ def topk_cycles(count: int, k: int, width: int) -> int:
     return first_row + 2 + k
 
 
+def topk_state_bits(k: int, width: int) -> int:
+    """Bits of all runs that a selection holds: two of each length on both sides of a merger, and the result."""
+    rows = run_rows(k, width)
+    return 54 * width * (4 * (rows - 1) + 4 * rows + rows)
+
+
 def choose_lanes(graph: StageGraph) -> int:
     """Parallel lanes of the first inner product: the largest power of two that divides their number, that
     memory can feed and that the DSPs allow.
@@ -168,9 +180,10 @@ def choose_lanes(graph: StageGraph) -> int:
     lanes = 1
     while widest % (lanes * 2) == 0:
         doubled = lanes * 2
-        dsp = sum(cost.dsp for stage in graph.stages if (cost := _cost(graph, stage, doubled)) is not None)
+        costs = [cost for stage in graph.stages if (cost := _cost(graph, stage, doubled)) is not None]
+        beyond = sum(cost.dsp for cost in costs) > DSP_BUDGET or sum(cost.lut for cost in costs) > LUT_BUDGET
         # Going beyond what the memory port delivers would buy nothing.
-        if dsp > DSP_BUDGET or math.ceil(widest / lanes) <= memory:
+        if beyond or math.ceil(widest / lanes) <= memory:
             break
         lanes = doubled
     return lanes
@@ -210,12 +223,15 @@ def _cost(graph: StageGraph, stage: Stage, parallel: int) -> StageCost | None:
         count = extent_product(graph, stage.lanes)
         lanes = min(parallel, count)
         latency = {"mul": MULTIPLY_LATENCY, "add": ADD_LATENCY, "sub": ADD_LATENCY}.get(stage.function, SELECT_LATENCY)
-        dsp = {"mul": MULTIPLY_DSP, "add": ADD_DSP, "sub": ADD_DSP}.get(stage.function, 0)
-        return StageCost(stage.name, lanes, math.ceil(count / lanes), latency, lanes * dsp, 0, "none")
+        dsp = int(DSP_OF[NumberFormat.FP32]) if stage.function == "mul" else 0
+        lut = {"mul": MULTIPLY_LUT, "add": ADD_LUT, "sub": ADD_LUT}.get(stage.function, 32)
+        return StageCost(stage.name, lanes, math.ceil(count / lanes), latency, lanes * dsp, 0, "none", lanes * lut)
     if isinstance(stage, Reduce):
         return _reduce_cost(graph, stage, parallel)
     if isinstance(stage, TopK):
-        return StageCost(stage.name, 1, 1, stage.k, 0, stage.k * 64, "registers")
+        count = extent_product(graph, stage.over)
+        drain = topk_cycles(count, stage.k, 1) - count
+        return StageCost(stage.name, 1, 1, drain, 0, topk_state_bits(stage.k, 1), "bram")
     if isinstance(stage, Store) and not isinstance(graph.stage(stage.source.stage), TopK):
         words = extent_product(graph, tuple(name for name in stage.axes if name in {axis.name for axis in graph.lanes}))
         return StageCost(stage.name, PORT_BYTES // stage.element.size_bytes,
@@ -236,13 +252,29 @@ def _inner_product_cost(graph: StageGraph, stage: InnerProduct, parallel: int) -
     if _comes_in_groups(graph, stage.source):
         width = min(parallel, depth)
         groups = math.ceil(depth / width)
-        dsp = width * MULTIPLY_DSP + (width - 1 + groups - 1) * ADD_DSP
+        dsp = int(width * DSP_OF[NumberFormat.FP32])
+        lut = width * MULTIPLY_LUT + (width - 1 + groups - 1) * ADD_LUT
         latency = MULTIPLY_LATENCY + depth_of(depth) * ADD_LATENCY + groups
-        return StageCost(stage.name, width, groups * results, latency, dsp, stationary, memory)
+        return StageCost(stage.name, width, groups * results, latency, dsp, stationary, memory, lut)
     lanes = min(parallel, results)
-    dsp = lanes * (depth * MULTIPLY_DSP + (depth - 1) * ADD_DSP)
-    latency = MULTIPLY_LATENCY + depth_of(depth) * ADD_LATENCY
-    return StageCost(stage.name, lanes, math.ceil(results / lanes), latency, dsp, stationary, memory)
+    latency = conversion_latency(depth, stage.format) + product_latency(depth, stage.format)
+    return StageCost(stage.name, lanes, math.ceil(results / lanes), latency, product_dsp(depth, lanes, stage.format),
+                     stationary, memory, product_lut(depth, lanes, stage.format))
+
+
+def product_dsp(depth: int, lanes: int, form: NumberFormat) -> int:
+    """Slices of ``lanes`` inner products of one row per cycle; 8-bit lanes share them in pairs."""
+    if form is NumberFormat.INT8:
+        return depth * math.ceil(lanes / 2)
+    return int(lanes * depth * DSP_OF[form])
+
+
+def product_lut(depth: int, lanes: int, form: NumberFormat) -> int:
+    """LUTs of the adders of the same: binary32 units, or the carries of exact sums; conversions are not counted."""
+    if not form.integer_bits:
+        multiply = MULTIPLY_LUT if form is NumberFormat.FP32 else MULTIPLY_LUT // 2
+        return lanes * (depth * multiply + (depth - 1) * ADD_LUT)
+    return lanes * (depth - 1) * (2 * form.integer_bits + 1)
 
 
 def _reduce_cost(graph: StageGraph, stage: Reduce, parallel: int) -> StageCost:
@@ -251,12 +283,12 @@ def _reduce_cost(graph: StageGraph, stage: Reduce, parallel: int) -> StageCost:
     rest = extent_product(graph, stage.lanes)
     width = min(parallel, count)
     groups = math.ceil(count / width)
-    adders = max(width - 1 + groups - 1, 1)
+    lut = max(width - 1 + groups - 1, 1) * (ADD_LUT if stage.function == "sum" else 100)
     unit = ADD_LATENCY if stage.function == "sum" else SELECT_LATENCY
     rows = extent_product(graph, tuple(name for name in stage.over if name in keys))
     latency = depth_of(count) * unit + groups + depth_of(rows) * unit
-    dsp = adders * ADD_DSP if stage.function == "sum" else 0
-    return StageCost(stage.name, width, groups * rest, latency, dsp, 32 * rest * (depth_of(rows) + 1), "registers")
+    state = 32 * rest * (depth_of(rows) + 1)
+    return StageCost(stage.name, width, groups * rest, latency, 0, state, "registers", lut)
 
 
 def _comes_in_groups(graph: StageGraph, source: Stream) -> bool:

@@ -56,7 +56,7 @@ def emit_stages(graph: StageGraph, *, with_verilog: bool) -> EmittedRegion:
         "stages.json": stages,
         "kernel.xml": metadata,
         "connectivity.cfg": packaging.connectivity(graph, kernel, DEFAULT_CLOCK_HZ),
-        "package_kernel.tcl": packaging.package_script(kernel),
+        "package_kernel.tcl": packaging.package_script(graph, kernel),
         "Makefile": packaging.makefile(kernel),
         EMULATION_FILE: pack(kernel, packaging.banks_of(graph), metadata, stages),
     }
@@ -72,12 +72,12 @@ def emit_stages(graph: StageGraph, *, with_verilog: bool) -> EmittedRegion:
 def _verilog(graph: StageGraph, kernel: str) -> tuple[bytes, str]:
     """The Verilog and an empty string, or nothing and the limit that forbids it."""
     from hetcc.backends.fpga.rtl.limits import check
-    from hetcc.backends.fpga.rtl.verilog import write
+    from hetcc.backends.fpga.rtl.verilog import write_kernel
 
     verdict = check(graph)
     if verdict is not None:
         return b"", str(verdict)
-    return write(graph, kernel, choose_lanes(graph)), ""
+    return write_kernel(graph, kernel, choose_lanes(graph)), ""
 
 
 def _report(graph: StageGraph, kernel: str, without_verilog: str) -> bytes:
@@ -93,9 +93,8 @@ def _report(graph: StageGraph, kernel: str, without_verilog: str) -> bytes:
         "basis": "estimated from the structure; not synthesised, placed or routed",
         "verilog": "kernel.v" if not without_verilog else None,
         "without_verilog_because": without_verilog or None,
-        "missing_for_the_card": "kernel.v is the streaming core; the AXI4 shell (memory masters, control registers, "
-                                "instance loop, appends) that kernel.xml describes is not written yet, so packaging "
-                                "does not succeed",
+        "memory_map": packaging.registers(graph),
+        "not_verified": "never given to the vendor's tools: no packaging, no placement, no timing, no card",
     }
     return (json.dumps(body, indent=1, sort_keys=True) + "\n").encode()
 

@@ -8,6 +8,7 @@ round. :class:`EmulatedXrt` refuses what real XRT takes silently and gets wrong 
 from __future__ import annotations
 
 import uuid as uuid_module
+from collections.abc import Mapping
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -86,8 +87,12 @@ class ComputeUnit:
             if not isinstance(target, BufferObject) or target.size() < size:
                 return CommandState.ERT_CMD_STATE_ERROR
             views[buffer.name] = target.device_memory[:size].view(kind)
+        return self.compute(self.graph, views)
+
+    def compute(self, graph: StageGraph, views: Mapping[str, NDArray[numpy.generic]]) -> CommandState:
+        """Run once on the buffers, by the functional model."""
         try:
-            self.executed_stages += execute(self.graph, views)
+            self.executed_stages += execute(graph, views)
         except PositionError:
             return CommandState.ERT_CMD_STATE_ERROR
         return CommandState.ERT_CMD_STATE_COMPLETED
@@ -105,9 +110,13 @@ class Device:
     def load_xclbin(self, source: str | Xclbin) -> uuid_module.UUID:
         """Program the card."""
         opened = source if isinstance(source, Xclbin) else Xclbin(source)
-        self.unit = ComputeUnit(opened.container)
+        self.unit = self.unit_of(opened.container)
         self._uuid = opened.get_uuid()
         return self._uuid
+
+    def unit_of(self, container: Container) -> ComputeUnit:
+        """What stands behind a kernel on this device."""
+        return ComputeUnit(container)
 
     def get_xclbin_uuid(self) -> uuid_module.UUID:
         """Identity of what the card runs."""

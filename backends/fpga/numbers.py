@@ -166,9 +166,9 @@ def dot(rows: Floats, stationary: Floats, careful: bool, scratch: tuple[Floats, 
 def quantise(vectors: Floats, bits: int) -> tuple[NDArray[numpy.int64], NDArray[numpy.int64], NDArray[numpy.bool_]]:
     """Vectors as integers times a power of two each: ``value ~ integer * 2**exponent``.
 
-    The exponent is that of the largest magnitude less ``bits - 2``, so the largest integer is at least ``2**(bits - 2)``
-    and an integer is off by half at most, or by one where rounding up to ``2**(bits - 1)`` is cut off. Rounding is to
-    nearest, ties to even.
+    The exponent is that of the largest magnitude less ``bits - 2``, so the largest integer is ``2**(bits - 2)`` or
+    more, and an integer is off by half at most, or by one where rounding up to ``2**(bits - 1)`` is cut off. Rounding
+    is to nearest, ties to even.
 
     Args:
         vectors: ``[D, N]``, flushed; a vector is a column.
@@ -177,7 +177,7 @@ def quantise(vectors: Floats, bits: int) -> tuple[NDArray[numpy.int64], NDArray[
     Returns:
         integers ``[D, N]``, exponents ``[N]``, and which vectors hold an infinity or a NaN (their integers are 0).
     """
-    bad = ~numpy.isfinite(vectors).all(axis=0)
+    bad: NDArray[numpy.bool_] = numpy.asarray(numpy.logical_not(numpy.isfinite(vectors)).any(axis=0))
     finite = numpy.where(bad, numpy.float32(0), vectors)
     largest = numpy.ascontiguousarray(numpy.abs(finite).max(axis=0)).view(numpy.uint32) >> numpy.uint32(23)
     exponents = largest.astype(numpy.int64) - 127 - (bits - 2)

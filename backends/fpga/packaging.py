@@ -7,51 +7,63 @@ from __future__ import annotations
 
 from xml.sax.saxutils import quoteattr
 
+from hetcc.backends.fpga.memory_map import Argument, MemoryMap, memory_map
 from hetcc.backends.fpga.stage_graph import BufferRole, StageGraph
 
 PLATFORM = "xilinx_u55c_gen3x16_xdma_3_202210_1"
 PART = "xcu55c-fsvh2892-2L-e"
-HBM_BANKS = 32
+CONTROL_BYTES = 4096
 _ADDRESS_BYTES = 8
-_FIRST_ARGUMENT_OFFSET = 0x10
 
 
 def banks_of(graph: StageGraph) -> tuple[int, ...]:
-    """The HBM bank of each argument: tables and large operands spread out, one bank each while there are banks."""
-    return tuple(position % HBM_BANKS for position in range(len(graph.buffers)))
+    """The HBM pseudo-channel of each buffer of the stage graph, in order (``memory_map``)."""
+    memory = memory_map(graph)
+    return tuple(memory.masters[memory.of_buffer(buffer.name)[0].master].bank for buffer in graph.buffers)
 
 
 def kernel_xml(graph: StageGraph, kernel: str, clock_hz: float) -> bytes:
     """Kernel metadata, in the form embedded in an ``.xclbin`` and read by packaging."""
+    memory = memory_map(graph)
     ports = "".join(
-        f'    <port name="m_axi_{position}" mode="master" range="0xFFFFFFFFFFFFFFFF" dataWidth="512"/>\n'
-        for position in range(len(graph.buffers)))
-    arguments = "".join(
-        f'    <arg name={quoteattr(buffer.name)} addressQualifier="1" id="{position}" port="m_axi_{position}" '
-        f'size="0x8" offset="{_FIRST_ARGUMENT_OFFSET + position * 12:#x}" hostSize="{_ADDRESS_BYTES:#x}" '
-        f'type="{buffer.element.value}*"/>\n' for position, buffer in enumerate(graph.buffers))
+        f'    <port name="m_axi_{master.name}" mode="master" range="0xFFFFFFFFFFFFFFFF" dataWidth="512" '
+        f'portType="addressable" base="0x0"/>\n' for master in memory.masters)
+    arguments = "".join(_argument(graph, memory, argument) for argument in memory.arguments)
     return (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
         f'<project name="{kernel}"><platform name="{PLATFORM}"><device name="fpga0"><core name="core0" target="hw">\n'
         f'  <kernelClocks><clock port="ap_clk" frequency="{clock_hz / 1e6:.0f}MHz"/></kernelClocks>\n'
-        f'  <kernel name="{kernel}" language="ip_c" hwControlProtocol="ap_ctrl_hs">\n'
-        '    <port name="s_axi_control" mode="slave" range="0x1000" dataWidth="32"/>\n'
+        f'  <kernel name="{kernel}" language="ip_c" vlnv="hetcc:kernel:{kernel}:1.0" hwControlProtocol="ap_ctrl_hs">\n'
+        '    <port name="s_axi_control" mode="slave" range="0x1000" dataWidth="32" portType="addressable" base="0x0"/>\n'
         f'{ports}{arguments}'
         f'    <instance name="{kernel}_1"><addrRemap base="0x800000" port="s_axi_control"/></instance>\n'
         '  </kernel>\n</core></device></platform></project>\n'
     ).encode()
 
 
+def _argument(graph: StageGraph, memory: MemoryMap, argument: Argument) -> str:
+    """One ``arg``: a pointer through its master, or a scalar through the control port."""
+    start = f'    <arg name={quoteattr(argument.name)} id="{argument.position}" offset="{argument.offset:#x}" '
+    if argument.master < 0:
+        return start + ('addressQualifier="0" port="s_axi_control" size="0x4" hostOffset="0x0" hostSize="0x4" '
+                        'type="uint"/>\n')
+    kind = graph.buffer(argument.buffer).element.value if argument.buffer else "uint"
+    return start + (f'addressQualifier="1" port="m_axi_{memory.masters[argument.master].name}" size="0x8" '
+                    f'hostOffset="0x0" hostSize="{_ADDRESS_BYTES:#x}" type="{kind}*"/>\n')
+
+
 def connectivity(graph: StageGraph, kernel: str, clock_hz: float) -> bytes:
-    """The ``--config`` file of ``v++ --link``."""
-    lines = ["[connectivity]", f"nk={kernel}:1:{kernel}_1"]
-    lines += [f"sp={kernel}_1.m_axi_{position}:HBM[{bank}]" for position, bank in enumerate(banks_of(graph))]
+    """The ``--config`` file of ``v++ --link``: a pseudo-channel for every master, and the region beside the HBM."""
+    lines = ["[connectivity]", f"nk={kernel}:1:{kernel}_1", f"slr={kernel}_1:SLR0"]
+    lines += [f"sp={kernel}_1.m_axi_{master.name}:HBM[{master.bank}]" for master in memory_map(graph).masters]
     lines += ["", "[clock]", f"defaultFreqHz={int(clock_hz)}", ""]
     return "\n".join(lines).encode()
 
 
-def package_script(kernel: str) -> bytes:
+def package_script(graph: StageGraph, kernel: str) -> bytes:
     """Vivado Tcl that packages ``kernel.v`` as an RTL kernel object."""
+    masters = "".join(f"ipx::associate_bus_interfaces -busif m_axi_{master.name} -clock ap_clk $core\n"
+                      for master in memory_map(graph).masters)
     return (
         f"# vivado -mode batch -source package_kernel.tcl\n"
         f"create_project -force package ./package -part {PART}\n"
@@ -60,22 +72,57 @@ def package_script(kernel: str) -> bytes:
         "update_compile_order -fileset sources_1\n"
         "ipx::package_project -root_dir ./ip -vendor hetcc -library kernel -taxonomy /KernelIP -import_files\n"
         "set core [ipx::current_core]\n"
+        "ipx::infer_bus_interface ap_clk xilinx.com:signal:clock_rtl:1.0 $core\n"
+        "ipx::infer_bus_interface ap_rst_n xilinx.com:signal:reset_rtl:1.0 $core\n"
+        "ipx::infer_bus_interface interrupt xilinx.com:signal:interrupt_rtl:1.0 $core\n"
+        "ipx::associate_bus_interfaces -busif s_axi_control -clock ap_clk $core\n"
+        f"{masters}"
+        "ipx::associate_bus_interfaces -clock ap_clk -reset ap_rst_n $core\n"
+        f"{_register_script(graph)}"
         "set_property sdx_kernel true $core\n"
         "set_property sdx_kernel_type rtl $core\n"
+        "set_property xpm_libraries {} $core\n"
+        "set_property supported_families {} $core\n"
+        "set_property auto_family_support_level level_2 $core\n"
+        "ipx::create_xgui_files $core\n"
         "ipx::update_checksums $core\n"
+        "ipx::check_integrity -kernel $core\n"
         "ipx::save_core $core\n"
         f"package_xo -force -xo_path {kernel}.xo -kernel_name {kernel} -ip_directory ./ip -kernel_xml kernel.xml\n"
     ).encode()
 
 
+def _register_script(graph: StageGraph) -> str:
+    """The register map in the form Vivado keeps with the core."""
+    memory = memory_map(graph)
+    lines = ["set map [ipx::get_memory_maps s_axi_control -of_objects $core]",
+             "if {$map eq \"\"} {",
+             "  set map [ipx::add_memory_map s_axi_control $core]",
+             "  set_property slave_memory_map_ref s_axi_control [ipx::get_bus_interfaces s_axi_control -of_objects $core]",
+             "}",
+             "set block [ipx::add_address_block reg0 $map]",
+             f"set_property range {CONTROL_BYTES} $block"]
+    registers = [("CTRL", 0x0, 32), ("GIER", 0x4, 32), ("IP_IER", 0x8, 32), ("IP_ISR", 0xC, 32)]
+    registers += [(argument.name, argument.offset, 64 if argument.master >= 0 else 32)
+                  for argument in memory.arguments]
+    for name, offset, bits in registers:
+        lines += [f"set register [ipx::add_register {name} $block]",
+                  f"set_property address_offset {offset:#x} $register", f"set_property size {bits} $register"]
+    for argument in memory.pointers:
+        lines += [f"set register [ipx::get_registers {argument.name} -of_objects $block]",
+                  "set parameter [ipx::add_register_parameter ASSOCIATED_BUSIF $register]",
+                  f"set_property value m_axi_{memory.masters[argument.master].name} $parameter"]
+    return "\n".join(lines) + "\n"
+
+
 def makefile(kernel: str) -> bytes:
     """Two steps: package the kernel, link it for the platform."""
     return (
-        f"KERNEL := {kernel}\nPLATFORM ?= {PLATFORM}\n\n"
+        f"KERNEL := {kernel}\nPLATFORM ?= {PLATFORM}\nTARGET ?= hw\n\n"
         "all: $(KERNEL).xclbin\n\n"
         "$(KERNEL).xo: kernel.v kernel.xml package_kernel.tcl\n\tvivado -mode batch -source package_kernel.tcl\n\n"
         "$(KERNEL).xclbin: $(KERNEL).xo connectivity.cfg\n"
-        "\tv++ --link --target hw --platform $(PLATFORM) --config connectivity.cfg --output $@ $<\n\n"
+        "\tv++ --link --target $(TARGET) --platform $(PLATFORM) --config connectivity.cfg --save-temps --output $@ $<\n\n"
         "clean:\n\trm -rf package ip _x $(KERNEL).xo $(KERNEL).xclbin\n\n.PHONY: all clean\n"
     ).encode()
 
@@ -89,4 +136,14 @@ def interface(graph: StageGraph) -> list[dict[str, object]]:
     ]
 
 
-__all__ = ["PART", "PLATFORM", "banks_of", "connectivity", "interface", "kernel_xml", "makefile", "package_script"]
+def registers(graph: StageGraph) -> list[dict[str, object]]:
+    """The register and memory map, for reports and host code."""
+    memory = memory_map(graph)
+    return [{"register": f"{argument.offset:#x}", "name": argument.name,
+             "master": f"m_axi_{memory.masters[argument.master].name}" if argument.master >= 0 else None,
+             "bank": f"HBM[{memory.masters[argument.master].bank}]" if argument.master >= 0 else None}
+            for argument in memory.arguments]
+
+
+__all__ = ["CONTROL_BYTES", "PART", "PLATFORM", "banks_of", "connectivity", "interface", "kernel_xml", "makefile", "package_script",
+           "registers"]

@@ -78,6 +78,11 @@ class StreamProgram:
         self.runs = 0
 
     @property
+    def simulated_cycles(self) -> int:
+        """Cycles of all runs so far where the unit is simulated hardware; 0 elsewhere."""
+        return int(getattr(getattr(self._driver.device, "unit", None), "simulated_cycles", 0))
+
+    @property
     def executed_stages(self) -> int:
         """Stages the emulated compute unit has executed since loading, each once per instance."""
         unit = getattr(self._driver.device, "unit", None)

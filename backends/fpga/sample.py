@@ -157,6 +157,19 @@ def block_scan(heads: int = 2, depth: int = 4, blocks: int = 8, block: int = 4, 
     return b.graph(*b.topk(best, k))
 
 
+def bound_scan(depth: int = 4, pages: int = 16, k: int = 4) -> Graph:
+    """The upper bound of a query's products with a page: per channel the larger of its products with the page's
+    smallest and largest entries, summed; then the k best pages. Cache ``bounds[T,2,D]``, input ``query[1,1,D]``."""
+    b = RegionBuilder("bound_scan")
+    cache = b.feed("bounds", pages, 2, depth, role=Role.CACHE)
+    products = b.map("mul", cache, b.feed("query", 1, 1, depth), shape=(pages, 2, depth))
+    larger = b.node(OperatorClass.REDUCTION, (products,), pages, depth, operator="amax",
+                    attributes={"function": "max", "axes": (1,), "keepdims": False})
+    bound = b.node(OperatorClass.REDUCTION, (larger,), pages, operator="sum",
+                   attributes={"function": "sum", "axes": (1,), "keepdims": False})
+    return b.graph(*b.topk(b.view("unsqueeze", bound, 1, pages, axis=0), k))
+
+
 def onnx_scan(heads: int = 2, depth: int = 4, rows: int = 16, k: int = 4) -> Graph:
     """The same classes in ONNX spelling: MatMul, Mul by a constant, Relu, Mul by weights, ReduceSum, TopK."""
     b = RegionBuilder("onnx_scan")

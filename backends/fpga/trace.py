@@ -235,8 +235,10 @@ class Tracer:
         axis, k = node.integer("axis"), node.integer("k")
         if axis != len(source.layout) - 1:
             raise Unstreamable("the selection is not along the last axis", len(source.layout) - 1, axis)
-        over, keys = self.axes.resolve(source.layout[-1]), self.axes.resolve(source.keys or ())
-        if source.keys is None or over != keys:
+        over = self.axes.resolve(source.layout[-1])
+        # Where no product and no append told which loops are the rows, those that are selected from are.
+        keys = over if source.keys is None else self.axes.resolve(source.keys)
+        if over != keys or not set(over) <= self._table_loops(source):
             raise Unstreamable("the selection does not run along the rows of the table")
         if not 1 <= k <= MAX_K:
             raise Unstreamable("the selection keeps too many entries", MAX_K, k)
@@ -248,6 +250,14 @@ class Tracer:
             origin = Computed("topk", "largest" if node.attribute("largest", True) else "smallest", (source,), over,
                               node, port, element)
             self.traced[output] = Traced(Kind.SELECTION, layout, element, origin, keys)
+
+    def _table_loops(self, traced: Traced) -> set[Atom]:
+        """Loops that the table behind a value has."""
+        if isinstance(traced.origin, Leaf):
+            loops = views.strides_of(self.axes, traced.origin) if traced.kind is Kind.RESIDENT else {}
+            return set(loops)
+        parts = [part for part in traced.origin.operands if isinstance(part, Traced)]
+        return set().union(*(self._table_loops(part) for part in parts)) if parts else set()
 
     def _cache_update(self, node: Node) -> None:
         names = {key: node.operand(key) for key in ("data", "indices", "updates")}

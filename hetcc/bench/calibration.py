@@ -122,8 +122,8 @@ def facts_of(request: Request, today: datetime.date) -> Facts:
     template = load_device(request.template or _CPU_TEMPLATE)
     if request.device == "cpu":
         source = f"{request.command}; one thread of {processor_name()}, IREE llvm-cpu"
-        return Facts("local-llvm-cpu", "One thread of this machine's processor, running hetcc's GPU code (emulated GPU)",
-                     source, today, template, "llvm-cpu", last_level_cache_bytes())
+        title = "One thread of this machine's processor, running hetcc's GPU code (emulated GPU)"
+        return Facts("local-llvm-cpu", title, source, today, template, "llvm-cpu", last_level_cache_bytes())
     if not request.template or not template.code_target:
         raise UserError("HET-U001", f"--device {request.device} needs the profile of the card",
                         fix="name it with --gpu; what cannot be measured comes from there")

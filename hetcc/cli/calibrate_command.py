@@ -52,6 +52,8 @@ def calibrate(
         raise UserError("HET-U001", f"--device is '{device}'", fix=f"use one of {', '.join(_DEVICES)}")
     if output is not None and output.suffix != ".toml":
         raise UserError("HET-U001", f"--output is '{output}'", fix="name a file that ends in .toml")
+    if output is not None and not output.parent.is_dir():
+        raise UserError("HET-B001", f"there is no folder '{output.parent}'", where=str(output))
     request = Request(device, gpu, tuple(kinds or ()), quick, not no_steps, budget or (20.0 if quick else 120.0),
                       f"hetcc calibrate --device {device}" + (" --quick" if quick else ""))
     found = _run(run, facts_of, request)

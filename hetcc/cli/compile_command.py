@@ -72,7 +72,8 @@ PlacementFile = Annotated[Path | None, typer.Option(
 Emit = Annotated[Literal["auto", "always", "never"], typer.Option(
     "--emit", help="Generate code; auto: when there are weights.", rich_help_panel=_CODE)]
 Targets = Annotated[list[str] | None, typer.Option(
-    "--target", metavar="TARGET", help="GPU target of the code; repeatable. Default: that of the GPU's profile, and llvm-cpu to run here.",
+    "--target", metavar="TARGET",
+    help="GPU target of the code; repeatable. Default: that of the GPU's profile, and llvm-cpu to run here.",
     rich_help_panel=_CODE)]
 NoRewrites = Annotated[list[str] | None, typer.Option(
     "--no-rewrite", metavar="NAME",

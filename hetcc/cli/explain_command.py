@@ -69,9 +69,8 @@ def main_phase_of(bundle: Bundle) -> str:
 
 
 def _explained(bundle: Bundle, phase: str) -> Explained:
-    from hetcc.report.explanation import Explained
-
     from hetcc.report.code import code_of_regions
+    from hetcc.report.explanation import Explained
 
     plan = bundle.plan.phase(phase)
     return Explained(plan, bundle.explanation(phase), bundle.tagged(phase),

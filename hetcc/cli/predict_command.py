@@ -138,24 +138,41 @@ def prediction_text(found: Prediction, options: CompileOptions) -> str:
 
 
 def table_text(found: Sequence[Prediction], options: CompileOptions) -> str:
-    """Many sizes: a row each."""
+    """Many sizes: a row each, in two tables so that either fits in 80 columns."""
     from hetcc.report.tables import text_table
 
-    rows = [[str(one.batch), str(one.context), _ranged(one.latency_s, format_time),
-             _ranged(one.gpu_only_latency_s, format_time), _ranged(one.speedup, _times),
-             _ranged(one.memory_speedup, _times), _ranged(one.memory_share, _percent),
-             _ranged(one.energy_ratio, _times), _where(one), "" if one.fits else "does not fit"] for one in found]
+    sizes = [f"{one.batch} x {one.context}" for one in found]
+    times = [[size, _ranged_time(one.latency_s), _ranged(one.speedup, _times), _ranged(one.memory_speedup, _times)]
+             for size, one in zip(sizes, found, strict=True)]
+    places = [[size, _percent(one.memory_share.likely), _times(one.energy_ratio.likely),
+               _percent(one.robustness.stays_optimal) if one.robustness else "-", "yes" if one.fits else "no",
+               _where(one)] for size, one in zip(sizes, found, strict=True)]
     captured = sum(one.captured for one in found)
-    head = (f"{found[0].phase}, predicted; gpu {options.gpu}, fpga {options.fpga}, baseline '{options.baseline}'; "
-            f"likely [low, high]; {captured} of {len(found)} sizes captured, the others follow from them")
-    return f"{head}\n" + text_table(
-        ["batch", "context", "step", "GPU alone", "speed-up", "of memory", "memory share", "energy", "on the FPGA", ""],
-        rows, right=(0, 1))
+    head = (f"{found[0].phase}, predicted: likely [low, high]\n"
+            f"gpu {options.gpu}, fpga {options.fpga}, baseline '{options.baseline}'; speed-ups against the GPU alone\n"
+            f"{captured} of {len(found)} sizes captured, the others follow from them")
+    return "\n\n".join([
+        head, text_table(["batch x context", "step", "speed-up", "of memory processing"], times),
+        text_table(["batch x context", "memory", "energy", "sure", "fits", "on the FPGA"], places),
+        ("memory: share of the GPU's time that processes memory\n"
+         "energy: that of the GPU alone over that of the plan\n"
+         "sure: share of the draws of all uncertain numbers that keep the placement")])
 
 
 def _where(one: Prediction) -> str:
-    found = [f"{stage} {shares['fpga']:.0%}" for stage, shares in one.stages.items() if shares.get("fpga")]
+    """Stages on the FPGA, with their share if it is not all."""
+    found = [stage if shares["fpga"] == 1 else f"{stage} {shares['fpga']:.0%}"
+             for stage, shares in one.stages.items() if shares.get("fpga")]
     return ", ".join(found) or "-"
+
+
+def _ranged_time(time: Figure) -> str:
+    """A time and its range in one unit."""
+    unit, scale = next(((unit, scale) for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6))
+                        if time.likely >= scale), ("ns", 1e-9))
+    spelled = [f"{one / scale:.3g}" if one < 1000 * scale else f"{one / scale:.0f}"
+               for one in (time.likely, time.low, time.high)]
+    return f"{spelled[0]} [{spelled[1]}, {spelled[2]}] {unit}"
 
 
 def _ranged(figure: Figure, spell: Any) -> str:

@@ -35,6 +35,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing els
 RunsGpu = Annotated[str, typer.Option(
     "--gpu", metavar="TARGET", help="Whose code to run: llvm-cpu or interpreter, which are emulated, or the chip of a "
     "card in this machine (gfx90a, gfx942, sm_80, sm_90). Default: what the bundle has for emulation.")]
+RunsFpga = Annotated[str, typer.Option(
+    "--fpga", metavar="model|rtl", help="What runs the FPGA's kernels: the bit-exact functional model, or the emitted "
+    "Verilog, simulated cycle by cycle with Verilator.")]
 _EMULATED = "{} on this machine's processor; its times say nothing about the devices"
 
 
@@ -54,6 +57,7 @@ def run(
     steps: Annotated[int | None, typer.Option(
         "--steps", min=1, help="Decode steps. Default: 1, with --verify 3.")] = None,
     gpu: RunsGpu = "",
+    fpga: RunsFpga = "model",
     as_json: AsJson = False,
 ) -> None:
     """Run a bundle with random tokens, on emulated devices unless told otherwise, and say what ran where."""
@@ -63,7 +67,7 @@ def run(
     if history is not None and not verify:
         raise UserError("HET-U001", "--history is for --verify; a plain run starts with empty caches",
                         fix="give --verify too, or leave --history out")
-    opened = api.load(bundle, Engines(gpu))
+    opened = api.load(bundle, Engines(gpu, fpga))
     phases = tuple(phase) if phase else opened.phases
     for name in phases:
         opened.plan.phase(name)
@@ -117,8 +121,11 @@ def _what_is_emulated(bundle: Bundle) -> str:
     """Which devices of the run were not the real ones."""
     from hetcc.backends.gpu.tools import ENGINES
 
-    emulated = "GPU and FPGA are emulated" if bundle.session.engines.gpu in ENGINES else "The FPGA is emulated"
-    return _EMULATED.format(emulated)
+    fpga = "emulated" if bundle.session.engines.fpga == "model" else "simulated"
+    gpu_emulated = bundle.session.engines.gpu in ENGINES
+    if gpu_emulated and fpga == "emulated":
+        return _EMULATED.format("GPU and FPGA are emulated")
+    return _EMULATED.format(f"The GPU is emulated and the FPGA {fpga}" if gpu_emulated else f"The FPGA is {fpga}")
 
 
 def _run_phase(bundle: Bundle, phase: str, seed: int, steps: int, progress: Progress) -> dict[str, Any]:
@@ -140,7 +147,7 @@ def _run_phase(bundle: Bundle, phase: str, seed: int, steps: int, progress: Prog
         "outputs": {name: {"shape": list(array.shape), "dtype": str(array.dtype)}
                     for name, array in trace.outputs.items()},
         "engines": {record.device: record.engine for record in trace.records if record.engine},
-        "measured_time_s": trace.measured_time_s,
+        "measured_time_s": trace.measured_time_s, "simulated_cycles": trace.simulated_cycles,
     }
 
 
@@ -154,6 +161,8 @@ def _run_text(document: dict[str, Any], emulated: str) -> str:
         rows += [("flops ran on", shares_text(found["coverage"]["flops"])),
                  ("bytes moved on", shares_text(found["coverage"]["bytes"]))]
         rows += [(f"{device} is", engine) for device, engine in found["engines"].items()]
+        if found["simulated_cycles"]:
+            rows.append(("simulated FPGA cycles", f"{found['simulated_cycles']} (last step)"))
         rows += [("problem", problem) for problem in found["coverage"]["problems"]]
         blocks.append(f"{phase}: {found['steps']} step{'s' if found['steps'] > 1 else ''}\n" + label_lines(rows))
     return "\n\n".join([*blocks, emulated])

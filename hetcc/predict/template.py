@@ -3,11 +3,13 @@
 Captures of one model at different sizes differ in whole numbers alone: extents, and sizes in arguments. Every such
 number is a constant or ``a + b x monomial`` with the batch, the context or their product as monomial. A number is
 believed when exactly one of these forms fits all captures. Three captures fix its two unknowns and check them. Two fix
-them; then ``b`` must be a whole number, ``a`` too, and ``a`` not further below zero than the smaller number is above.
+them; then ``b`` must be a whole number, and ``a`` zero, or along the context a whole number that is not further below
+zero than the smaller number is above.
 
-A number with a kink, such as ``min(k, context)``, fits no form: of two captures on different sides of it the slope is a
-fraction, of three the middle one lies off the line. A square does not fit two captures, for its ``a`` is too far below
-zero.
+A number with a kink, such as ``min(k, context)``, fits no form. Of three captures the middle one lies off the line. Of
+two on different sides of it the slope along the context is a fraction; should it have grown as the batch did, it is
+known by being the context in one of them, and not believed. A square does not fit two captures, for its ``a`` is too
+far below zero.
 """
 
 from __future__ import annotations
@@ -206,14 +208,19 @@ def _form_of(column: tuple[int, ...], sizes: Sequence[Size]) -> _Form | None:
         slope = Fraction(column[other] - column[0], at[other] - at[0])
         form = _Form(column[0] - slope * at[0], slope, index)
         fits = all(form.at(size) == value for size, value in zip(sizes, column, strict=True))
-        if fits and (len(sizes) > 2 or _is_plain(form, column)):
+        if fits and (len(sizes) > 2 or _is_plain(form, column, sizes)):
             found.append(form)
     return found[0] if len(found) == 1 else None
 
 
-def _is_plain(form: _Form, column: tuple[int, ...]) -> bool:
+def _is_plain(form: _Form, column: tuple[int, ...], sizes: Sequence[Size]) -> bool:
     """Whether two captures are enough to believe the form."""
-    return form.slope.denominator == form.offset.denominator == 1 and form.offset >= -min(map(abs, column))
+    is_whole = form.slope.denominator == form.offset.denominator == 1
+    if form.monomial == 1:
+        return is_whole and form.offset >= -min(map(abs, column))
+    # A number that is the context itself may be one with a kink which, by chance, grew as the batch did.
+    is_context = any(number == size[1] for number, size in zip(column, sizes, strict=True))
+    return is_whole and not form.offset and not is_context
 
 
 def _varying(sizes: Sequence[Size]) -> tuple[int, ...]:

@@ -123,7 +123,8 @@ def _rewrite_block(answer: Mapping[str, Any]) -> str:
     applied = sum(entry["applied"] for entry in rewrites)
     lines = [f"rewrites: {applied} applied, {len(rewrites) - applied} refused"]
     for entry in sorted(rewrites, key=lambda entry: entry["applied"])[:_REWRITES_SHOWN]:
-        lines.append(f"  {'applied' if entry['applied'] else 'refused'}  {entry.get('rule', '')}  {entry['node']}: {entry['reason']}")
+        verdict = f"  {'applied' if entry['applied'] else 'refused'}  {entry.get('rule', '')}"
+        lines.append(f"{verdict}  {entry['node']}: {entry['reason']}")
     if len(rewrites) > _REWRITES_SHOWN:
         lines.append(f"  ... and {len(rewrites) - _REWRITES_SHOWN} more; --json has all")
     return "\n".join(lines)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy
 
 from hetcc.backends.fpga.program import StreamProgram
 from hetcc.backends.fpga.program import load_program as load_stream_program
+from hetcc.backends.fpga.simulated import ENGINE as SIMULATED_ENGINE
+from hetcc.backends.fpga.simulated import SimulatedXrt, Simulators
 from hetcc.backends.gpu.memory import GpuMemory
 from hetcc.backends.gpu.program import GpuProgram
 from hetcc.backends.host.program import OnnxProgram, TorchProgram, load_host_program
@@ -27,6 +29,8 @@ class LaunchEvidence:
     engine: str
     stages_executed: int = 0
     """Stages the streaming interpreter went through; 0 on other devices."""
+    simulated_cycles: int = 0
+    """Cycles of simulated hardware; 0 where nothing is simulated."""
 
 
 class RuntimeDevice(Protocol):
@@ -144,7 +148,11 @@ class EmulatedFpga(_ArrayMemory):
         """See :class:`RuntimeDevice`."""
         folder = entry.rpartition("/")[0] + "/"
         kernel = {path.removeprefix(folder): content for path, content in files.items() if path.startswith(folder)}
-        self.programs[region.name] = (load_stream_program(kernel, region), region)
+        self.programs[region.name] = (self.opened(kernel, region), region)
+
+    def opened(self, files: Mapping[str, bytes], region: Graph) -> StreamProgram:
+        """The program of a kernel's files."""
+        return load_stream_program(files, region)
 
     def launch(self, region: str) -> LaunchEvidence:
         """See :class:`RuntimeDevice`."""
@@ -168,6 +176,30 @@ class EmulatedFpga(_ArrayMemory):
         """See :class:`RuntimeDevice`."""
         holder = self.holder.get(name)
         return super().get(name) if holder is None else self.programs[holder][0].read_cache(name)
+
+
+class SimulatedFpga(EmulatedFpga):
+    """The emitted Verilog of the kernels, simulated cycle by cycle with Verilator on a model of the card's memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._simulators = Simulators()
+
+    def opened(self, files: Mapping[str, bytes], region: Graph) -> StreamProgram:
+        """See :class:`EmulatedFpga`.
+
+        Raises:
+            ToolError: HET-T001, there is no Verilator.
+            UserError: HET-F001, the kernel has no Verilog.
+        """
+        return load_stream_program(files, region, SimulatedXrt(files, self._simulators, region.name))
+
+    def launch(self, region: str) -> LaunchEvidence:
+        """See :class:`RuntimeDevice`."""
+        program = self.programs[region][0]
+        before = program.simulated_cycles
+        evidence = super().launch(region)
+        return replace(evidence, engine=SIMULATED_ENGINE, simulated_cycles=program.simulated_cycles - before)
 
 
 class HostDevice(_ArrayMemory):

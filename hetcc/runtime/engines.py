@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hetcc.backends.gpu.tools import ENGINES, target_named
 from hetcc.errors import UserError
 from hetcc.plan.plan import Plan, RegionSpec
-from hetcc.runtime.devices import EmulatedFpga, EmulatedGpu, HostDevice, RuntimeDevice
+from hetcc.runtime.devices import EmulatedFpga, EmulatedGpu, HostDevice, RuntimeDevice, SimulatedFpga
+
+FPGA_ENGINES = ("model", "rtl")
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,8 @@ class Engines:
     gpu: str = ""
     """Target whose code is run: one that is emulated here, or the chip of a card that is here. Empty: the first of the
     bundle's targets that is emulated."""
+    fpga: str = "model"
+    """``model``, the bit-exact functional model, or ``rtl``, the emitted Verilog simulated with Verilator."""
 
     def chosen_for(self, plan: Plan) -> Engines:
         """The same with nothing left open.
@@ -27,6 +31,8 @@ class Engines:
         """
         if self.gpu:
             target_named(self.gpu)
+        if self.fpga not in FPGA_ENGINES:
+            raise UserError("HET-U001", f"--fpga is {' or '.join(FPGA_ENGINES)}, not '{self.fpga}'")
         runnable = [target for target in plan.targets if target in (ENGINES if not self.gpu else {self.gpu})]
         if not runnable and plan.targets:
             wanted = self.gpu or "any target that is emulated here"
@@ -34,7 +40,7 @@ class Engines:
                             f"{', '.join(plan.targets)}",
                             fix=f"compile with --target {self.gpu or 'llvm-cpu'} as well"
                             + ("" if self.gpu else ", or name the chip of a card with --gpu"))
-        return Engines(runnable[0] if runnable else "")
+        return replace(self, gpu=runnable[0] if runnable else "")
 
     def devices(self) -> Mapping[str, RuntimeDevice]:
         """The devices, by name.
@@ -42,7 +48,7 @@ class Engines:
         Raises:
             ToolError: HET-T001, a driver is missing.
         """
-        return {"gpu": self._gpu(), "fpga": EmulatedFpga(), "host": HostDevice()}
+        return {"gpu": self._gpu(), "fpga": SimulatedFpga() if self.fpga == "rtl" else EmulatedFpga(), "host": HostDevice()}
 
     def entry_of(self, region: RegionSpec) -> str:
         """Path of the file that the device of a region loads."""

@@ -182,7 +182,8 @@ class Session:
                     raise InternalError("HET-I001", f"step {position} failed on the {spec.device}: {error}",
                                         where=where) from error
             return StepRecord(position, "launch", step.region, spec.device, time.perf_counter() - start,
-                              evidence.engine, spec.flops, moved, evidence.stages_executed, torch_use.count)
+                              evidence.engine, spec.flops, moved, evidence.stages_executed, torch_use.count,
+                              evidence.simulated_cycles)
 
         return run
 

@@ -30,6 +30,8 @@ class StepRecord:
     stages_executed: int = 0
     torch_operators: int = 0
     """Torch operators that ran during the step; on the GPU and FPGA there must be none."""
+    simulated_cycles: int = 0
+    """Cycles of simulated hardware; 0 where nothing was simulated."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,11 @@ class RunTrace:
     def measured_time_s(self) -> float:
         """Wall time of all steps, on emulated devices: says nothing about real ones."""
         return sum(record.measured_time_s for record in self.records)
+
+    @property
+    def simulated_cycles(self) -> int:
+        """Cycles of all simulated kernels."""
+        return sum(record.simulated_cycles for record in self.records)
 
     def coverage(self) -> Coverage:
         """Count where the work ran, from what the devices reported."""

@@ -124,10 +124,9 @@ class Digits:
         padded = ((),) * (len(shape) - len(source)) + source
         axes = []
         for axis, extent in zip(padded, shape, strict=True):
-            if not axis and extent != 1:
-                axis = (self.fresh(extent),)
-                self.repeated.update(axis)
-            axes.append(axis)
+            added = (self.fresh(extent),) if not axis and extent != 1 else ()
+            self.repeated.update(added)
+            axes.append(axis or added)
         return tuple(axes)
 
     def _cut(self, source: Axes, axis: int, start: int, step: int, extent: int) -> Axes | None:

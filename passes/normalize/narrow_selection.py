@@ -175,7 +175,8 @@ class _Narrowing:
 
     def _gather_apart(self, value: str, axis: int) -> None:
         """From a value whose memory axis holds one sequence after the other."""
-        batch, dtype, rest = self.found.batch, self.graph.type_of(value).dtype, self.graph.type_of(value).shape[axis + 1:]
+        batch, dtype = self.found.batch, self.graph.type_of(value).dtype
+        rest = self.graph.type_of(value).shape[axis + 1:]
         name = self._twin_name(value)
         apart = Value(f"{name}.apart", TensorType((batch, self.found.extent, *rest), dtype))
         self.values[apart.name] = apart

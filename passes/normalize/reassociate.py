@@ -49,9 +49,10 @@ class Reassociate:
         for group in _groups(_candidates(graph, self.builders)):
             programs = [Regrouping(graph, each, self.builders[each.node.operator.domain]).program() for each in group]
             before, after = _work_before(graph, group), sum(map(total_work, programs), Work())
-            saving = f"{_change(before.flops, after.flops)} flops, {_change(before.bytes_moved, after.bytes_moved)} bytes"
             if not is_less(after, before):
                 continue
+            saving = (f"{_change(before.flops, after.flops)} flops, "
+                      f"{_change(before.bytes_moved, after.bytes_moved)} bytes")
             results = [self._verify(graph, each, verified) for each in group]
             failed = next((result for result in results if not result.agrees), None)
             for each, result in zip(group, results, strict=True):
@@ -153,7 +154,8 @@ def _proof(graph: Graph, candidate: Candidate, before: Graph, builder: Builder) 
         return None
     changes = {name: _Shaped(shapes[name]) for name in before.values}
     small = resize(before, changes, builder)
-    after = Regrouping(graph, candidate, builder, lambda name: TensorType(shapes[name], DType.FLOAT64), _small).program()
+    regrouping = Regrouping(graph, candidate, builder, lambda name: TensorType(shapes[name], DType.FLOAT64), _small)
+    after = regrouping.program()
     return None if small is None else CheckRequest(small, after, candidate.node.outputs)
 
 

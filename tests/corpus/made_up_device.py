@@ -33,8 +33,8 @@ def projection(rows: int, side: int, copies: int) -> Observation:
 def moved(kind: OperatorClass, size_bytes: int, copies: int) -> Observation:
     """Traffic of one class, a twelfth of a flop per byte if it does arithmetic."""
     flops = size_bytes // 12 if kind is OperatorClass.ELEMENTWISE else 0
-    return observed(kind.value, f"{kind.value}{size_bytes}x{copies}", Work(flops, size_bytes // 2, size_bytes // 2), kind,
-                    copies)
+    work = Work(flops, size_bytes // 2, size_bytes // 2)
+    return observed(kind.value, f"{kind.value}{size_bytes}x{copies}", work, kind, copies)
 
 
 def observed(kind: str, name: str, work: Work, operator: OperatorClass, copies: int) -> Observation:
@@ -46,13 +46,14 @@ def observed(kind: str, name: str, work: Work, operator: OperatorClass, copies: 
 def everything() -> list[Observation]:
     """What is fitted."""
     sizes = [256 << step for step in range(0, 13, 2)]
-    return [*(projection(rows, side, copies) for side in (128, 512, 1024) for rows, copies in ((1, 4), (1, 20), (16, 4))),
+    cut = ((1, 4), (1, 20), (16, 4))
+    return [*(projection(rows, side, copies) for side in (128, 512, 1024) for rows, copies in cut),
             *(moved(OperatorClass.ELEMENTWISE, size, copies) for size, copies in itertools.product(sizes, (1, 16))),
             *(moved(OperatorClass.GATHER, size, 4) for size in sizes)]
 
 
 def held_out() -> list[Observation]:
     """What is not."""
-    return [projection(1, 384, 6), projection(1, 768, 24), projection(16, 768, 4), moved(OperatorClass.ELEMENTWISE, 3000, 8),
-            moved(OperatorClass.ELEMENTWISE, 300_000, 4), moved(OperatorClass.GATHER, 12_000, 4),
-            moved(OperatorClass.GATHER, 3_000_000, 4)]
+    return [projection(1, 384, 6), projection(1, 768, 24), projection(16, 768, 4),
+            moved(OperatorClass.ELEMENTWISE, 3000, 8), moved(OperatorClass.ELEMENTWISE, 300_000, 4),
+            moved(OperatorClass.GATHER, 12_000, 4), moved(OperatorClass.GATHER, 3_000_000, 4)]

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
+
+from hetcc import compile as compile_bundle
+from hetcc.capture.model import Phase
+from hetcc.options import CompileOptions, EmissionOptions
 
 from corpus.checks import (
     FORCED,
@@ -13,6 +20,7 @@ from corpus.checks import (
     check_prefill,
     check_routing_is_not_memory,
 )
+from corpus.tiny import tiny
 
 LAYERS = {"deepseek_v32": 4, "glm_moe_dsa": 2}
 
@@ -36,6 +44,22 @@ def test_greedy_tokens_equal_hugging_face(tiny_bundles: TinyBundles, model: str)
     """Prefill and decode share their caches, that of the index keys included."""
     check_greedy(tiny_bundles.get(model))
     check_routing_is_not_memory(tiny_bundles.get(model))
+
+
+@pytest.mark.slow
+def test_sequences_of_a_batch_select_for_themselves(tmp_path: Path) -> None:
+    """Every sequence gathers its own entries, before they are projected."""
+    request = replace(tiny("deepseek_v32", Phase.PREFILL, Phase.DECODE, num_hidden_layers=2), batch=3)
+    options = CompileOptions(request, emission=EmissionOptions(("llvm-cpu",), verilog=False))
+    bundle = compile_bundle(options, tmp_path / "bundle")
+    for seed in HISTORIES:
+        check_decode(bundle, seed, 2)
+    assert bundle.verify("prefill", seed=0).passed
+    graph = bundle.tagged("decode").graph
+    gathers = [node for node in graph.nodes if node.attribute("mode") == "along"]
+    memories = {f"model.layers.{layer}.self_attn/index_put" for layer in (0, 1)}
+    assert {node.operand("data") for node in gathers} >= memories
+    assert not [name for name in graph.node_by_name if "kv_b_proj/mm" in name], "the projections moved to the query"
 
 
 def test_forced_fpga_plan_agrees_too(tiny_bundles: TinyBundles) -> None:

@@ -23,6 +23,7 @@ from hetcc.ir import DType, OperatorClass
 
 from corpus.made_up_device import FACTS, TRUTH, everything, held_out, moved
 
+
 def errors(draft: Draft, found: list[Observation]) -> list[float]:
     device = device_of(draft, FACTS)
     return [abs(predicted_s(one, device) / one.time_s - 1.0) for one in found]

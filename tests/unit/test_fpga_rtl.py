@@ -14,7 +14,7 @@ from hetcc.backends.contract import Rejected
 from hetcc.backends.fpga import numbers, sample
 from hetcc.backends.fpga.compose import compose
 from hetcc.backends.fpga.cycles import choose_lanes, estimate_cycles
-from hetcc.backends.fpga.functional import execute, select
+from hetcc.backends.fpga.functional import execute
 from hetcc.backends.fpga.stage_graph import BufferRole, StageGraph
 from hetcc.errors import UserError
 from hetcc.ir import Graph
@@ -142,38 +142,6 @@ def test_a_kernel_is_the_functional_model(pattern: str) -> None:
     check(graph, lambda buffers: simulate(graph, buffers, 2), pattern)
 
 
-@pytest.mark.parametrize("largest", [True, False])
-@pytest.mark.parametrize(("count", "k"), [(40, 6), (40, 21), (5, 5), (3, 1)])
-def test_the_selection_unit_is_a_stable_sort(count: int, k: int, largest: bool) -> None:
-    from amaranth.sim import Simulator
-
-    from hetcc.backends.fpga.rtl.library import Library
-    from hetcc.backends.fpga.rtl.topk import TopKUnit
-
-    values = numpy.random.default_rng(count + k).choice(
-        numpy.array([-2, -1, -0.0, 0.0, 1, 1.5, math.nan, math.inf], numpy.float32), count)
-    unit = TopKUnit(Library(shared=False), k, largest)
-    found: list[int] = []
-
-    async def bench(context: Any) -> None:
-        context.set(unit.valid, 1)
-        for value in values.view(numpy.uint32):
-            context.set(unit.value, int(value))
-            await context.tick()
-        context.set(unit.valid, 0)
-        await context.tick().repeat(k + 1)
-        context.set(unit.drain, 1)
-        for _ in range(k):
-            found.append(context.get(unit.head_index))
-            await context.tick()
-
-    simulator = Simulator(unit)
-    simulator.add_clock(1e-6)
-    simulator.add_testbench(bench)
-    simulator.run()
-    assert found == select(values, k, largest).tolist()
-
-
 @pytest.mark.parametrize("lanes", [1, 2, 4])
 def test_bits_do_not_depend_on_the_lanes(lanes: int) -> None:
     from hetcc.backends.fpga.rtl.simulate import simulate
@@ -210,7 +178,6 @@ def test_rows_pass_at_the_estimated_rate() -> None:
 
 
 @pytest.mark.parametrize(("make", "rule"), [
-    (lambda: sample.single_scan(rows=6000, k=3000), "too many cells"),
     (lambda: sample.single_scan(depth=300), "adder tree"),
     (lambda: sample.block_scan(blocks=2, block=128), "reduced together"),
 ])

@@ -70,6 +70,19 @@ def test_sizes_are_fixed(plan: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_rewrites_are_fixed_and_remembered(tmp_path: Path) -> None:
+    """What was left out stays left out, and cannot be left out afterwards."""
+    made = hetcc("compile", "llama", *settings(TINY_LLAMA), "--context", "16", "--no-rewrite", "reassociate",
+                 "--output", str(tmp_path / "made"))
+    assert made.code == 0, made.err
+    again = hetcc("compile", str(tmp_path / "made"), "--output", str(tmp_path / "again"))
+    assert again.code == 0, again.err
+    assert contents(tmp_path / "again") == contents(tmp_path / "made")
+    assert "--no-rewrite reassociate" in (tmp_path / "again" / "repro.sh").read_text(encoding="utf-8")
+    refused = hetcc("compile", str(tmp_path / "made"), "--no-rewrite", "reassociate", "--output", str(tmp_path / "x"))
+    assert refused.code == 2 and "HET-U001" in refused.err
+
+
 def test_file_of_one_phase_leaves_the_other_alone(tmp_path: Path) -> None:
     """A bundle with two phases takes a placement exported from one of them."""
     both = hetcc("compile", "llama", *settings(TINY_LLAMA), "--phase", "prefill", "--phase", "decode", "--context",

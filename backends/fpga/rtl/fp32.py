@@ -90,8 +90,8 @@ class Multiplier(Elaboratable):
         ]
         product, exponent2 = Signal(48), Signal.like(exponent1)
         sign2, special2, forced2 = Signal(), Signal(), Signal(32)
-        m.d.sync += [product.eq((left * right) << 2 * missing), exponent2.eq(exponent1), sign2.eq(sign1), special2.eq(special1),
-                     forced2.eq(forced1)]
+        m.d.sync += [product.eq((left * right) << 2 * missing), exponent2.eq(exponent1), sign2.eq(sign1),
+                     special2.eq(special1), forced2.eq(forced1)]
         return sign2, special2, forced2, exponent2, product
 
 

@@ -19,6 +19,7 @@ from hetcc.backends.fpga.rtl.verilog import text_of
 
 Words = NDArray[numpy.uint32]
 
+_BUILD_TIMEOUT_S = 3600.0
 _BENCH = """\
 #include "Vunit.h"
 #include <cstdint>
@@ -73,9 +74,11 @@ class UnitSimulator:
         bench = bench.replace("SET", "\n    ".join(_set(name, bits) for name, bits in self._inputs))
         bench = bench.replace("GET", "\n    ".join(_get(name, bits) for name, bits in self._outputs))
         (folder / "bench.cpp").write_text(bench)
-        tools.run(["verilator", "--cc", "--exe", "--build", "-fno-inline", "-Wno-fatal", "-Wno-lint", "-Wno-style", "--top-module",
-                   "unit_under_test", "--prefix", "Vunit", "--Mdir", "obj", "-CFLAGS", "-O1", "unit.v", "bench.cpp"],
-                  folder)
+        # Compiling takes longer than running, so nothing is optimised.
+        tools.run(["verilator", "--cc", "--exe", "--build", "-fno-inline", "--output-split", "20000", "-Wno-fatal",
+                   "-Wno-lint", "-Wno-style", "--top-module", "unit_under_test", "--prefix", "Vunit", "--Mdir", "obj",
+                   "-CFLAGS", "-w", "-MAKEFLAGS", "OPT_FAST=-O0 OPT_SLOW=-O0 OPT_GLOBAL=-O0", "unit.v", "bench.cpp"],
+                  folder, _BUILD_TIMEOUT_S)
 
     def __enter__(self) -> UnitSimulator:
         return self

@@ -45,7 +45,7 @@ class KernelRun:
 
 
 def build_kernel(verilog: bytes, kernel: str, graph: StageGraph, folder: Path, *, stripes: int = 1,
-                 hbm: HbmModel | None = None, clock_hz: float = DEFAULT_CLOCK_HZ) -> None:
+                 hbm: HbmModel | None = None, clock_hz: float = DEFAULT_CLOCK_HZ, fast: bool = False) -> None:
     """Build the simulator of a kernel in a folder; the program is ``<folder>/obj/Vkernel``.
 
     Args:
@@ -56,6 +56,7 @@ def build_kernel(verilog: bytes, kernel: str, graph: StageGraph, folder: Path, *
         stripes: as given to ``write_kernel``.
         hbm: the memory.
         clock_hz: clock of the kernel.
+        fast: spend several times as long on building for a simulator several times as fast.
 
     Raises:
         ToolError: HET-T001 without verilator, HET-T002 when it fails.
@@ -64,8 +65,8 @@ def build_kernel(verilog: bytes, kernel: str, graph: StageGraph, folder: Path, *
     (folder / "kernel.v").write_bytes(verilog)
     (folder / "bench.cpp").write_text(bench_text(memory_map(graph, stripes), hbm or HbmModel(), clock_hz))
     tools.run(["verilator", "--cc", "--exe", "--build", "-fno-inline", "--output-split", "0", "-Wno-fatal", "-Wno-lint", "-Wno-style",
-               "--top-module", kernel, "--prefix", "Vkernel", "--Mdir", "obj", "-CFLAGS", "-O1", "-MAKEFLAGS",
-               "VM_PARALLEL_BUILDS=0 OPT_SLOW=-O0 OPT_GLOBAL=-O0", "kernel.v", "bench.cpp"], folder)
+               "--top-module", kernel, "--prefix", "Vkernel", "--Mdir", "obj", "-CFLAGS", "-w", "-MAKEFLAGS",
+               f"VM_PARALLEL_BUILDS=0 OPT_SLOW=-O0 OPT_GLOBAL=-O0 OPT_FAST={'-O1' if fast else '-O0'}", "kernel.v", "bench.cpp"], folder)
 
 
 def run_kernel(graph: StageGraph, buffers: Mapping[str, Array], folder: Path, *, stripes: int = 1, runs: int = 1,

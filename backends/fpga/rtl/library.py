@@ -94,7 +94,8 @@ class Library:
 
 def latency_of(function: str) -> int:
     """Cycles of a unit."""
-    return {"mul": MULTIPLY_LATENCY, "mul16": MULTIPLY_LATENCY, "add": ADD_LATENCY, "sub": ADD_LATENCY}.get(function, SELECT_LATENCY)
+    return {"mul": MULTIPLY_LATENCY, "mul16": MULTIPLY_LATENCY, "add": ADD_LATENCY,
+            "sub": ADD_LATENCY}.get(function, SELECT_LATENCY)
 
 
 def delay(m: Module, value: Any, cycles: int) -> Any:

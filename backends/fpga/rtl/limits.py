@@ -33,6 +33,11 @@ def check(graph: StageGraph) -> Rejected | None:
                         f"{len(graph.of_kind(Scan))} and {len(graph.of_kind(TopK))}")
     if len(graph.of_kind(Export)):
         return Rejected("the RTL does not copy whole tables out")
+    scan = graph.of_kind(Scan)[0]
+    words = extent_product(graph, scan.lanes)
+    if scanning_product(graph) is None and (words > MAX_DEPTH or words & (words - 1)):
+        return Rejected("whole rows pass together when no inner product reads them",
+                        f"a power of two up to {MAX_DEPTH}", str(words))
     if len(graph.keys) and extent_product(graph, tuple(axis.name for axis in graph.keys)) > MAX_ROWS:
         return Rejected("the table has too many rows for the index register", str(MAX_ROWS))
     previous = ""
@@ -43,6 +48,12 @@ def check(graph: StageGraph) -> Rejected | None:
         if isinstance(stage, (Scan, InnerProduct, Map, Reduce, TopK)):
             previous = stage.name
     return None
+
+
+def scanning_product(graph: StageGraph) -> InnerProduct | None:
+    """The inner product that reads the rows of the table, if there is one."""
+    found = [stage for stage in graph.of_kind(InnerProduct) if isinstance(graph.stage(stage.source.stage), Scan)]
+    return found[0] if found else None
 
 
 def _check_stage(graph: StageGraph, stage: Stage, previous: str) -> Rejected | None:
@@ -85,8 +96,9 @@ def _check_map(graph: StageGraph, stage: Map) -> Rejected | None:
         return Rejected("the RTL has no such unit", ", ".join(sorted(FUNCTIONS)), stage.function)
     stream = next(part for part in stage.operands if isinstance(part, Stream))
     source = graph.stage(stream.stage)
-    if isinstance(source, Scan) or getattr(source, "lanes", ()) != stage.lanes:
-        return Rejected("element-wise stages follow the first inner product and keep its lanes")
+    if getattr(source, "lanes", ()) != stage.lanes:
+        return Rejected("element-wise stages keep the lanes of the stream", str(getattr(source, "lanes", ())),
+                        str(stage.lanes))
     keys = {axis.name for axis in graph.keys}
     reduced = any(isinstance(other, Reduce) and set(other.over) & keys for other in graph.stages)
     for operand in stage.operands:
@@ -108,11 +120,9 @@ def _check_reduce(graph: StageGraph, stage: Reduce) -> Rejected | None:
         return Rejected("the RTL reduces rows when there is one value per row")
     if rows and extent_product(graph, rows) > MAX_BLOCK:
         return Rejected("too many rows are reduced together", str(MAX_BLOCK), str(extent_product(graph, rows)))
-    if not rows and stage.over != lanes:
+    if not rows and stage.over != lanes and scanning_product(graph) is not None:
         return Rejected("a reduction takes all lanes in their order", str(lanes), str(stage.over))
-    if isinstance(graph.stage(stage.source.stage), Scan):
-        return Rejected("a reduction follows an inner product")
     return None
 
 
-__all__ = ["MAX_DEPTH", "MAX_K", "check"]
+__all__ = ["MAX_DEPTH", "MAX_K", "check", "scanning_product"]

@@ -116,9 +116,10 @@ def floats_of(m: Module, library: Library, form: NumberFormat, row: Any, vectors
     integers, width, found = bits * depth, accumulator_bits(depth, bits), []
     for start in range(0, len(vectors), size):
         chosen = vectors[start:start + size]
+        count = len(chosen)
         totals = library.place(
-            m, f"hetcc_dot{depth}_{form.value}x{len(chosen)}",
-            lambda count=len(chosen): IntegerDots(depth, bits, count),  # type: ignore[misc]
+            m, f"hetcc_dot{depth}_{form.value}x{count}",
+            lambda count=count: IntegerDots(depth, bits, count),  # type: ignore[misc]
             {"row": row[:integers], "stationary": Cat(*(vector[:integers] for vector in chosen))}, ("total",))[0]
         for at, vector in enumerate(chosen):
             exponents = [row[integers:integers + 8], vector[integers:integers + 8]]

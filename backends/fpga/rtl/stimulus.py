@@ -34,7 +34,8 @@ def stimuli(graph: StageGraph, buffers: Mapping[str, Array], core: Any) -> Itera
     for point in itertools.product(*(range(axis.extent) for axis in graph.instances)):
         fixed = {axis.name: index for axis, index in zip(graph.instances, point, strict=True)}
         scan = cast(Scan, graph.of_kind(Scan)[0])
-        rows = _words(buffers, scan.table, (*graph.keys, *_axes(graph, scan.lanes)), fixed).reshape(core.rows // core.together, -1)
+        words = _words(buffers, scan.table, (*graph.keys, *_axes(graph, scan.lanes)), fixed)
+        rows = words.reshape(core.rows // core.together, -1)
         load = [_words(buffers, load.operand, _axes(graph, _loops_of(graph, load.operand)), fixed)
                 for load in core.loads]
         yield Stimulus(

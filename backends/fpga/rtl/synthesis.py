@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,33 +13,35 @@ from hetcc.backends.fpga.resources import Resources
 from hetcc.backends.fpga.rtl.library import Library
 from hetcc.backends.fpga.rtl.verilog import text_of
 
-_SCRIPT = """\
-read_verilog unit.v
+_STEPS = """\
+design -reset
+read_verilog unit{at}.v
 synth_xilinx -family xcup -noiopad -noclkbuf -flatten -top unit_under_test
-tee -o stat.txt stat
+tee -o stat{at}.txt stat
 """
+_TIMEOUT_S = 3600.0
 # LUTs that one distributed memory primitive takes, and shift registers one each.
 _LUTRAM = {"RAM32X1D": 2, "RAM64X1D": 2, "RAM128X1D": 4, "RAM256X1D": 8, "RAM32M": 4, "RAM64M": 4, "RAM32M16": 8,
            "RAM64M8": 8, "RAM64X8SW": 8, "RAM32X16DR8": 8, "RAM32X1S": 1, "RAM64X1S": 1}
 
 
-def synthesise(unit: Any, library: Library, ports: tuple[Any, ...]) -> Resources:
-    """Resources of a unit and of all it is made of.
+def synthesise(units: Sequence[tuple[Any, tuple[Any, ...]]]) -> list[Resources]:
+    """Resources of units, in one run, since starting yosys takes longer than small units.
 
     Args:
-        unit: the hardware.
-        library: what it was made with (``Library(shared=True)``).
-        ports: all its ports but clock and reset.
+        units: the hardware, without units of the library inside, and all its ports but clock and reset.
 
     Raises:
         ToolError: HET-T001, no yosys; HET-T002, it failed.
     """
     with tempfile.TemporaryDirectory(prefix="hetcc-synthesis-") as name:
         folder = Path(name)
-        (folder / "unit.v").write_bytes(text_of(unit, "unit_under_test", ports, library))
-        (folder / "synthesis.ys").write_text(_SCRIPT)
-        tools.run_yosys("synthesis.ys", folder)
-        return counted((folder / "stat.txt").read_text())
+        for at, (unit, ports) in enumerate(units):
+            text = text_of(unit, "unit_under_test", ports, Library(shared=True))
+            (folder / f"unit{at}.v").write_bytes(text)
+        (folder / "synthesis.ys").write_text("".join(_STEPS.format(at=at) for at in range(len(units))))
+        tools.run_yosys("synthesis.ys", folder, _TIMEOUT_S)
+        return [counted((folder / f"stat{at}.txt").read_text()) for at in range(len(units))]
 
 
 def counted(text: str) -> Resources:

@@ -20,13 +20,15 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from amaranth import Cat, Const, Elaboratable, Module, Mux, Signal
-from amaranth.lib.memory import Memory
 
 from hetcc.backends.fpga.cycles import extent_product, product_latency, quantise_latency
 from hetcc.backends.fpga.rtl.fp32 import flushed
 from hetcc.backends.fpga.rtl.library import Library, delay, latency_of
+from hetcc.backends.fpga.rtl.limits import scanning_product
+from hetcc.backends.fpga.rtl.merge import pulse
 from hetcc.backends.fpga.rtl.products import floats_of
 from hetcc.backends.fpga.rtl.quantise import VectorQuantiser, to_bfloat16
+from hetcc.backends.fpga.rtl.stationary import Load, converted_memories, loaded_memory
 from hetcc.backends.fpga.rtl.topk import INDEX_BITS, TopKUnit
 from hetcc.backends.fpga.stage_graph import (
     Access,
@@ -66,20 +68,6 @@ class _Point:
         return [self.values[at * count:(at + 1) * count] for at in range(self.rows)]
 
 
-@dataclass(frozen=True)
-class Load:
-    """One stationary operand: ``words`` 32-bit words, ``fast`` of them per lane."""
-
-    operand: Access
-    lanes: int
-    fast: int
-
-    @property
-    def words(self) -> int:
-        """How many words the host sends."""
-        return self.lanes * self.fast
-
-
 class StreamCore(Elaboratable):
     """The hardware of a stage graph within the limits of ``limits.check``.
 
@@ -95,16 +83,18 @@ class StreamCore(Elaboratable):
                  beat_words: int | None = None) -> None:
         self._graph = graph
         self._library = library
-        self._lanes = lanes
         scan = cast(Scan, graph.of_kind(Scan)[0])
-        first = cast(InnerProduct, graph.of_kind(InnerProduct)[0])
+        first = scanning_product(graph)
         self._selection = cast(TopK, graph.of_kind(TopK)[0])
         self.row_words = extent_product(graph, scan.lanes)
-        self.groups = extent_product(graph, first.lanes) // lanes
+        # Without a product that reads the rows, all their words pass together.
+        self._lanes = lanes if first else self.row_words
+        self.groups = extent_product(graph, first.lanes) // lanes if first else 1
         self.rows = math.prod(axis.extent for axis in graph.keys)
         self.candidates = extent_product(graph, self._selection.over)
         self.together = together
-        self._form = first.format
+        self._form = first.format if first else NumberFormat.FP32
+        self._whole_rows = first is None
         self.beat_words = beat_words or min(MAX_BEAT_WORDS, self.row_words * together)
         self.beats = math.ceil(self.row_words * together / self.beat_words)
         self.loads = self._find_loads()
@@ -141,7 +131,7 @@ class StreamCore(Elaboratable):
         for stage in self._graph.stages:
             if isinstance(stage, InnerProduct):
                 depth = extent_product(self._graph, stage.over)
-                first = stage is self._graph.of_kind(InnerProduct)[0]
+                first = isinstance(self._graph.stage(stage.source.stage), Scan)
                 lanes = extent_product(self._graph, stage.lanes) if first else depth
                 found.append(Load(stage.stationary, lanes, depth if first else 1))
             if isinstance(stage, Map):
@@ -161,6 +151,8 @@ class StreamCore(Elaboratable):
         m = Module()
         loaded, word = self._load(m)
         point, row = self._convert(m, *self._issue(m, loaded), word)
+        if self._whole_rows:
+            point = replace(point, values=[part.word_select(at, 32) for part in row for at in range(self.row_words)])
         tables = iter(self._tables)
         for stage in self._graph.stages:
             if isinstance(stage, InnerProduct):
@@ -194,37 +186,10 @@ class StreamCore(Elaboratable):
             width = min(self._lanes, load.lanes)
             if base or not self._form.integer_bits:
                 form = self._form if not base else NumberFormat.FP32
-                memories = [self._memory(m, load, width, lane, base, word, taken, form) for lane in range(width)]
+                memories = [loaded_memory(m, self, load, width, lane, base, word, taken, form) for lane in range(width)]
                 self._tables.append((memories, load.lanes // width))
             base += load.words
         return ~loading, word
-
-    def _memory(self, m: Module, load: Load, width: int, lane: int, base: int, word: Any, taken: Any,
-                form: NumberFormat) -> Any:
-        """Words of every ``width``-th lane, one lane's words side by side; its read port."""
-        groups = load.lanes // width
-        given = flushed(self.load_data) if form is NumberFormat.FP32 else to_bfloat16(self.load_data)
-        memory = Memory(shape=len(given) * load.fast, depth=groups, init=[])
-        m.submodules += memory
-        port = memory.write_port(granularity=len(given))
-        offset = Signal.like(word)
-        m.d.comb += offset.eq(word - base)
-        at_lane = Signal(range(load.lanes + 1))
-        within = Signal(range(load.fast + 1))
-        # Counters instead of a division: lanes pass slowest, words of a lane fastest.
-        active = taken & (word >= base) & (word < base + load.words)
-        with m.If(self.start):
-            m.d.sync += [at_lane.eq(0), within.eq(0)]
-        with m.Elif(active):
-            with m.If(within == load.fast - 1):
-                m.d.sync += [within.eq(0), at_lane.eq(at_lane + 1)]
-            with m.Else():
-                m.d.sync += within.eq(within + 1)
-        mine = active & ((at_lane & (width - 1)) == lane)
-        m.d.comb += [port.addr.eq(at_lane >> (width.bit_length() - 1)),
-                     port.data.eq(given.replicate(load.fast)),
-                     port.en.eq(Mux(mine, 1 << within, 0))]
-        return memory.read_port(domain="comb")
 
     def _issue(self, m: Module, loaded: Any) -> tuple[_Point, Any]:
         """Collects beats into rows and issues each row's groups; the start of the pipeline."""
@@ -288,32 +253,16 @@ class StreamCore(Elaboratable):
                 m, f"hetcc_quantise{depth}_{self._form.value}", lambda: VectorQuantiser(depth, bits),
                 {"vector": given}, ("result", "exponent"))
             made.append(Cat(integers, exponent))
-        self._integer_table(m, load, made[0], delay_reset(m, complete, latency, self.start))
+        filled = pulse(m, complete, latency, self.start)
+        ports = converted_memories(m, load, min(self._lanes, load.lanes), made[0], filled, self.start)
+        self._tables.insert(0, (ports, load.lanes // len(ports)))
         return self._later(m, point, [], latency), made
-
-    def _integer_table(self, m: Module, load: Load, vector: Any, valid: Any) -> None:
-        """Memories of the first inner product's stationary vectors, filled with converted ones in lane order."""
-        width = min(self._lanes, load.lanes)
-        lane = Signal(range(load.lanes + 1))
-        with m.If(self.start):
-            m.d.sync += lane.eq(0)
-        with m.Elif(valid):
-            m.d.sync += lane.eq(lane + 1)
-        ports = []
-        for at in range(width):
-            memory = Memory(shape=len(vector), depth=load.lanes // width, init=[])
-            m.submodules += memory
-            port = memory.write_port()
-            m.d.comb += [port.addr.eq(lane >> (width.bit_length() - 1)), port.data.eq(vector),
-                         port.en.eq(valid & ((lane & (width - 1)) == at))]
-            ports.append(memory.read_port(domain="comb"))
-        self._tables.insert(0, (ports, load.lanes // width))
 
     # ---- stages
 
     def _later(self, m: Module, point: _Point, values: list[Any], cycles: int) -> _Point:
         """The pipeline some cycles on, with new values."""
-        return _Point(values, delay_reset(m, point.valid, cycles, self.start), delay(m, point.group, cycles),
+        return _Point(values, pulse(m, point.valid, cycles, self.start), delay(m, point.group, cycles),
                       point.groups, {name: delay(m, value, cycles) for name, value in point.sides.items()}, point.rows)
 
     def _read(self, m: Module, point: _Point, table: tuple[list[Any], int]) -> list[Any]:
@@ -386,7 +335,13 @@ class StreamCore(Elaboratable):
             joined = self._later(m, replace(point, rows=point.rows // size), [value for value, _ in trees],
                                  trees[0][1])
             return self._collect(m, joined, block // size, function)
-        return self._combine(m, point, function)
+        if point.groups > 1:
+            return self._combine(m, point, function)
+        have = getattr(self._graph.stage(stage.source.stage), "lanes", ())
+        places = lane_places(self._graph, have, stage.over, stage.lanes)
+        trees = [self._library.tree(m, function, [lanes[place] for place in terms]) for lanes in point.lanes
+                 for terms in places]
+        return self._later(m, point, [value for value, _ in trees], trees[0][1])
 
     def _finish(self, m: Module, point: _Point) -> None:
         """Feed the selection and send its entries out."""
@@ -404,13 +359,16 @@ class StreamCore(Elaboratable):
             m.d.sync += [self.busy.eq(0), self.done.eq(1)]
 
 
-def delay_reset(m: Module, value: Any, cycles: int, clear: Any) -> Any:
-    """One bit some cycles later; ``clear`` empties the way."""
-    for _ in range(cycles):
-        later = Signal()
-        m.d.sync += later.eq(value & ~clear)
-        value = later
-    return value
+def lane_places(graph: StageGraph, have: tuple[str, ...], over: tuple[str, ...],
+                kept: tuple[str, ...]) -> list[list[int]]:
+    """For every lane that stays, the numbers of the lanes that are combined into it, in the order of the tree."""
+    import numpy
+
+    extents = [graph.axis(name).extent for name in have]
+    numbered = numpy.arange(math.prod(extents)).reshape(extents)
+    moved = numbered.transpose([have.index(name) for name in (*kept, *over)])
+    found: list[list[int]] = moved.reshape(extent_product(graph, kept), -1).tolist()
+    return found
 
 
 def bits_of(value: float) -> int:

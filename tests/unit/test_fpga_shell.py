@@ -1,0 +1,280 @@
+"""The hardware around the streaming core: registers, memory map, and whole kernels on simulated memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy
+import pytest
+
+from hetcc.backends.fpga import memory_map as places
+from hetcc.backends.fpga import numbers, packaging, sample, tools
+from hetcc.backends.fpga.compose import compose
+from hetcc.backends.fpga.cycles import choose_lanes
+from hetcc.backends.fpga.functional import execute
+from hetcc.backends.fpga.kernel_cycles import kernel_cycles
+from hetcc.backends.fpga.memory_map import deal, gather, memory_map
+from hetcc.backends.fpga.program import load_program
+from hetcc.backends.fpga.rtl.hbm import HbmModel
+from hetcc.backends.fpga.simulated import SimulatedXrt, Simulators
+from hetcc.backends.fpga.stage_graph import Access, Axis, BufferRole, StageGraph
+from hetcc.errors import ToolError, UserError
+from hetcc.ir import Graph
+
+MOST_NEGATIVE = -3.4028234663852886e38
+
+
+def composed(region: Graph) -> StageGraph:
+    graph = compose(region)
+    assert isinstance(graph, StageGraph), graph
+    return graph
+
+
+# ---- memory map
+
+
+@pytest.mark.parametrize("stripes", [1, 2, 8])
+@pytest.mark.parametrize("count", [1, 15, 16, 17, 1000])
+def test_parts_of_a_striped_table_come_together_again(stripes: int, count: int) -> None:
+    content = numpy.random.default_rng(count).standard_normal(count).astype(numpy.float32)
+    parts = deal(content, stripes)
+    assert len(parts) == stripes
+    assert len({part.size for part in parts}) == 1
+    assert gather(parts, content.nbytes).tobytes() == content.tobytes()
+    if stripes > 1 and count >= 32:
+        assert parts[1][:64].tobytes() == content[16:32].tobytes()
+
+
+def test_every_pointer_has_a_register_and_a_pseudo_channel_of_its_master() -> None:
+    graph = composed(sample.weighted_scan())
+    memory = memory_map(graph, 4)
+    offsets = [argument.offset for argument in memory.arguments]
+    assert offsets == [0x10 + 12 * at for at in range(len(offsets))]
+    table = next(buffer.name for buffer in graph.buffers if buffer.role is BufferRole.TABLE)
+    assert [argument.stripe for argument in memory.of_buffer(table)] == [0, 1, 2, 3]
+    assert len({memory.masters[argument.master].bank for argument in memory.of_buffer(table)}) == 4
+    assert [argument.name for argument in memory.arguments[-2:]] == [places.MAILBOX, places.MODE]
+
+
+def test_metadata_connections_and_packaging_name_the_same_masters() -> None:
+    graph = composed(sample.weighted_scan())
+    memory = memory_map(graph)
+    root = ElementTree.fromstring(packaging.kernel_xml(graph, "k", 300e6))
+    ports = [port.get("name") for port in root.iter("port")]
+    assert ports == ["s_axi_control", *(f"m_axi_{master.name}" for master in memory.masters)]
+    for found, argument in zip(root.iter("arg"), memory.arguments, strict=True):
+        assert (found.get("name"), int(str(found.get("offset")), 0)) == (argument.name, argument.offset)
+        assert found.get("addressQualifier") == ("1" if argument.master >= 0 else "0")
+        assert found.get("port") in ports
+    connections = packaging.connectivity(graph, "k", 300e6).decode()
+    script = packaging.package_script(graph, "k").decode()
+    for master in memory.masters:
+        assert f"sp=k_1.m_axi_{master.name}:HBM[{master.bank}]" in connections
+        assert f"-busif m_axi_{master.name} -clock ap_clk" in script
+    for argument in memory.arguments:
+        assert f"ipx::add_register {argument.name} $block]\nset_property address_offset {argument.offset:#x}" in script
+
+
+def test_neighbouring_elements_become_one_run() -> None:
+    from hetcc.backends.fpga.rtl.axi_streams import runs_of
+
+    dense = Access("t", 3, (("a", 12), ("b", 4), ("c", 1)))
+    loops = [Axis("a", 2), Axis("b", 3), Axis("c", 4)]
+    found = runs_of(dense, (), loops)
+    assert (found.offset, found.inner, found.elements) == (3, (), 24)
+    turned = runs_of(Access("t", 0, (("a", 1), ("b", 2))), [Axis("i", 5)], loops[:2])
+    assert (turned.outer, turned.inner, turned.elements) == (((5, 0),), ((2, 1), (3, 2)), 1)
+
+
+# ---- registers
+
+
+def test_the_control_registers_follow_the_protocol() -> None:
+    from amaranth.sim import Simulator
+
+    from hetcc.backends.fpga.rtl.control import AxiLiteControl
+
+    unit = AxiLiteControl([(0x10, 64), (0x1C, 32)])
+
+    async def write(context: Any, address: int, data: int, strobe: int = 15) -> None:
+        for port, value in ((unit.awvalid, 1), (unit.awaddr, address), (unit.wvalid, 1), (unit.wdata, data),
+                            (unit.wstrb, strobe), (unit.bready, 1)):
+            context.set(port, value)
+        await context.tick()
+        context.set(unit.awvalid, 0)
+        await context.tick()
+        context.set(unit.wvalid, 0)
+        assert context.get(unit.bvalid)
+        await context.tick()
+
+    async def read(context: Any, address: int) -> int:
+        for port, value in ((unit.arvalid, 1), (unit.araddr, address), (unit.rready, 1)):
+            context.set(port, value)
+        await context.tick()
+        context.set(unit.arvalid, 0)
+        assert context.get(unit.rvalid)
+        data = int(context.get(unit.rdata))
+        await context.tick()
+        return data
+
+    async def finish(context: Any) -> None:
+        context.set(unit.done, 1)
+        await context.tick()
+        context.set(unit.done, 0)
+
+    async def bench(context: Any) -> None:
+        assert await read(context, 0) == 0b0100
+        await write(context, 0x10, 0x89ABCDEF)
+        await write(context, 0x14, 0x01234567)
+        await write(context, 0x14, 0xFF000000, 0b1000)
+        assert context.get(unit.values[0]) == 0xFF23456789ABCDEF
+        await write(context, 0x1C, 7)
+        assert await read(context, 0x1C) == 7
+        await write(context, 8, 1)
+        await write(context, 4, 1)
+        await write(context, 0, 1)
+        assert await read(context, 0) == 0b0001
+        assert not context.get(unit.interrupt)
+        await finish(context)
+        assert context.get(unit.interrupt)
+        assert await read(context, 0) == 0b1110
+        assert await read(context, 0) == 0b0100
+        await write(context, 0xC, 1)
+        assert not context.get(unit.interrupt)
+        await write(context, 0, 0x81)
+        await finish(context)
+        assert context.get(unit.start)
+
+    simulator = Simulator(unit)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(bench)
+    simulator.run()
+
+
+# ---- whole kernels
+
+
+def buffers_of(graph: StageGraph, pattern: str, seed: int = 5) -> dict[str, numpy.ndarray]:
+    """Buffers full of a pattern; positions are rows of the table."""
+    random = numpy.random.default_rng(seed)
+    found: dict[str, numpy.ndarray] = {}
+    for buffer in graph.buffers:
+        count, kind = math.prod(buffer.shape), numbers.storage_type(buffer.element)
+        if buffer.role is BufferRole.OUTPUT:
+            found[buffer.name] = numpy.zeros(count, kind)
+        elif not buffer.element.is_floating:
+            found[buffer.name] = random.permutation(8)[:count].astype(kind)
+        elif pattern == "tied":
+            found[buffer.name] = random.integers(-1, 2, count).astype(numpy.float32)
+        elif pattern == "ascending":
+            found[buffer.name] = numpy.linspace(0.5, 2.0, count).astype(numpy.float32)
+        elif pattern == "empty":
+            found[buffer.name] = numpy.zeros(count, numpy.float32)
+        elif pattern == "-inf":
+            found[buffer.name] = numpy.full(count, -math.inf, numpy.float32)
+        else:
+            found[buffer.name] = random.standard_normal(count).astype(numpy.float32)
+    return found
+
+
+def build(region: Graph, folder: Path, stripes: int = 1) -> StageGraph:
+    from hetcc.backends.fpga.rtl.kernel_simulation import build_kernel
+    from hetcc.backends.fpga.rtl.verilog import write_kernel
+
+    graph = composed(region)
+    text = write_kernel(graph, "kernel_under_test", choose_lanes(graph), stripes)
+    build_kernel(text, "kernel_under_test", graph, folder, stripes=stripes)
+    return graph
+
+
+def compare(graph: StageGraph, folder: Path, pattern: str, **options: Any) -> Any:
+    """Every buffer, the table and the inputs included, must be what the functional model leaves."""
+    from hetcc.backends.fpga.rtl.kernel_simulation import run_kernel
+
+    got = buffers_of(graph, pattern)
+    expected = {name: array.copy() for name, array in got.items()}
+    execute(graph, expected)
+    done = run_kernel(graph, got, folder, **options)
+    assert done.status == places.STATUS_COMPLETED
+    for name, array in got.items():
+        assert array.tobytes() == expected[name].tobytes(), (pattern, name)
+    return done
+
+
+@pytest.mark.slow
+@pytest.mark.requires_tool("verilator")
+@pytest.mark.parametrize(("make", "stripes"), [
+    (lambda: sample.weighted_scan(2, 3, 2, 4, 64, 4), 1), (sample.block_scan, 1),
+    (lambda: sample.single_scan(1, 1, 1), 1), (lambda: sample.weighted_scan(1, 1, 2, 24, 40, 8), 2),
+])
+def test_a_kernel_on_memory_is_the_functional_model(make: Callable[[], Graph], stripes: int, tmp_path: Path) -> None:
+    graph = build(make(), tmp_path, stripes)
+    for pattern in ("random", "tied", "ascending", "-inf", "empty"):
+        compare(graph, tmp_path, pattern, stripes=stripes)
+        compare(graph, tmp_path, pattern, stripes=stripes, persistent=True, runs=2)
+    for seed in range(4):
+        compare(graph, tmp_path, "random", stripes=stripes, stall=0.4, seed=seed)
+
+
+@pytest.mark.requires_tool("verilator")
+def test_a_small_kernel_runs_once_and_by_doorbell(tmp_path: Path) -> None:
+    from hetcc.backends.fpga.rtl.kernel_simulation import run_kernel
+
+    graph = build(sample.weighted_scan(1, 1, 1, 4, 16, 2), tmp_path)
+    once = compare(graph, tmp_path, "random")
+    assert once.cycles[0] == pytest.approx(kernel_cycles(graph).cycles, rel=0.03)
+    rung = compare(graph, tmp_path, "tied", persistent=True, runs=3, stall=0.2, seed=1)
+    assert len(rung.cycles) == 3
+    outside = buffers_of(graph, "random")
+    position = next(buffer.name for buffer in graph.buffers if not buffer.element.is_floating)
+    for row in (16, -1, 2**40):
+        outside[position][:] = row
+        before = {name: array.copy() for name, array in outside.items()}
+        assert run_kernel(graph, outside, tmp_path).status == places.STATUS_POSITION
+        assert all(array.tobytes() == before[name].tobytes() for name, array in outside.items())
+    (tmp_path / "kernel.v").write_bytes((tmp_path / "kernel.v").read_bytes())
+    said = tools.run(["verilator", "--lint-only", "-Wall", "-Wno-fatal", "--top-module", "kernel_under_test",
+                      "kernel.v"], tmp_path)
+    assert "%Error" not in said
+
+
+@pytest.mark.slow
+@pytest.mark.requires_tool("verilator")
+def test_the_driver_runs_simulated_hardware_unchanged() -> None:
+    from hetcc.backends.contract import EmittedRegion
+    from hetcc.backends.fpga.emit import emit
+
+    region = sample.weighted_scan(1, 1, 1, 4, 16, 2)
+    emitted = emit(region, "region", with_verilog=True)
+    assert isinstance(emitted, EmittedRegion)
+    files = {path.rpartition("/")[2]: content for path, content in emitted.files.items()}
+    random = numpy.random.default_rng(2)
+    arguments = {name: random.standard_normal(region.type_of(name).shape).astype(numpy.float32)
+                 for name in (*region.inputs, *region.caches)}
+    arguments["positions"] = numpy.array([3], numpy.int64)
+    simulated = load_program(files, region, SimulatedXrt(files, Simulators(), "region"))
+    modelled = load_program(files, region)
+    for got, expected in zip(simulated.run(arguments).values(), modelled.run(arguments).values(), strict=True):
+        assert numpy.array_equal(got, expected)
+    assert simulated.executed_stages == modelled.executed_stages
+    assert simulated.simulated_cycles > 0 == modelled.simulated_cycles
+    arguments["positions"] = numpy.array([16], numpy.int64)
+    with pytest.raises(ToolError, match="HET-F002"):
+        simulated.run(arguments)
+
+
+@pytest.mark.requires_tool("verilator")
+def test_a_kernel_without_verilog_cannot_be_simulated() -> None:
+    with pytest.raises(UserError, match="HET-F001"):
+        SimulatedXrt({}, Simulators(), "region")
+
+
+def test_the_memory_model_leaves_what_is_published_for_sequential_reads() -> None:
+    model = HbmModel()
+    assert 0.91 < model.sequential_fraction < 0.94
+    assert model.beat_cycles(300e6) == pytest.approx(1.44, abs=0.02)
+    assert model.beat_cycles(100e6) == 1.0
