@@ -13,6 +13,7 @@ import json
 import platform
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from datetime import date
 from pathlib import Path
@@ -35,7 +36,9 @@ def plan(model: str, context: int, layers: int, timeout_s: float) -> dict[str, A
     if layers:
         arguments += ["--set", f"num_hidden_layers={layers}"]
     try:
-        done = subprocess.run(arguments, capture_output=True, text=True, timeout=timeout_s, check=False)
+        with tempfile.TemporaryDirectory() as folder:
+            done = subprocess.run([*arguments, "--output", f"{folder}/plan"], capture_output=True, text=True,
+                                  timeout=timeout_s, check=False)
     except subprocess.TimeoutExpired:
         return {"code": "time", "message": f"not planned after {timeout_s:g} s"}
     try:

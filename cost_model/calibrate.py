@@ -3,7 +3,7 @@
 What is fitted is what plans are priced with: the predicted time of an observation is the launch of its region and the
 prices of its clusters, by ``gpu.kernel_parts``. Three stages, each with the numbers of the ones before held fixed:
 
-1. launches, from the class that was observed with the most different numbers of them;
+1. launches, from the class with the smallest programs that differ in how many they are;
 2. bandwidths of memory and cache, the usable share of the cache, overlap and padding of products, from the class that
    moves the most bytes;
 3. per class the fractions, the latency and the curve over sizes, whose points are spread over the sizes observed.
@@ -102,7 +102,8 @@ def fit_profile(observations: Sequence[Observation], facts: Facts) -> Draft:
     for one in observations:
         by_kind.setdefault(one.kind, []).append(one)
     draft = _started(by_kind)
-    least = min(sorted(by_kind), key=lambda kind: (-len({one.launches for one in by_kind[kind]}), min(
+    # Two programs with as little work as possible and different numbers of launches tell both launches.
+    least = min(sorted(by_kind), key=lambda kind: (len({one.launches for one in by_kind[kind]}) < 2, min(
         one.bytes_moved / max(one.launches, 1) for one in by_kind[kind])))
     draft = _fit_launches(draft, by_kind[least], facts)
     most = max(by_kind, key=lambda kind: (kind == PROJECTION, max(one.bytes_moved for one in by_kind[kind])))
@@ -175,7 +176,15 @@ def _fit_memory(draft: Draft, kind: str, found: Sequence[Observation], facts: Fa
     tried = [(*_solved(build_for(usable), found, start, limits, facts, most=_FEW_STEPS), usable)
              for usable in _USABLE_SHARES]
     usable = min(tried, key=lambda entry: entry[0])[2]
-    return build_for(usable)(_solve(build_for(usable), found, start, limits, facts))
+    return _rescaled(build_for(usable)(_solve(build_for(usable), found, start, limits, facts)), kind)
+
+
+def _rescaled(draft: Draft, kind: str) -> Draft:
+    """The same times, with bandwidths that are those of the largest size observed and not of some smaller one."""
+    one = draft.classes[kind]
+    share = one.bandwidth_fraction * (one.sizes[-1][1] if one.sizes else 1.0)
+    return replace(draft, bandwidth=draft.bandwidth * share, cache_bandwidth=draft.cache_bandwidth * share,
+                   classes={kind: replace(one, bandwidth_fraction=one.bandwidth_fraction / share)})
 
 
 def _fit_class(draft: Draft, kind: str, found: Sequence[Observation], facts: Facts) -> Draft:

@@ -141,7 +141,7 @@ def compile_captured(captured: CapturedModel, options: CompileOptions, output: P
     sure = {phase.phase: phase.partition.robustness for phase in plan.phases}
     summary = compile_summary(phases, devices, fits=not misfits, watch=watch,
                               bundle=str(written) if written else None, peak_rss_bytes=_peak_rss(),
-                              robustness={name: found and found.model_dump() for name, found in sure.items()})
+                              robustness={name: found.model_dump() for name, found in sure.items() if found})
     return Compiled(plan, files, summary, phases)
 
 

@@ -259,8 +259,10 @@ class _Judge:
 
     def _priced(self, values: Mapping[Path, Floats], points: int) -> _Prices:
         """All prices at these values."""
-        profiles = {name: with_values(profile, {path[1:]: value for path, value in values.items() if path[0] == name})
-                    for name, profile in self.devices.profiles.items()}
+        inner: dict[str, dict[Path, Any]] = {name: {} for name in self.devices.profiles}
+        for path, value in values.items():
+            inner.setdefault(path[0], {})[path[1:]] = value
+        profiles = {name: with_values(profile, inner[name]) for name, profile in self.devices.profiles.items()}
         devices = replace(self.devices, profiles=profiles)
         price_of = _LikelyPrices(devices, self.table.problem.objective.energy_weight > 0).of
         estimates = {}
@@ -289,10 +291,11 @@ class _Judge:
         moved = {title: [with_values(hop, {path[2:]: float(values[path][point]) for path in paths[title]})
                          for point in range(points if paths[title] else 1)] for title, hop in hops.items()}
         sizes = {self._paid(tensor) for tensor in self.tensors} - {0}
-        time = {(title, size): numpy.array([hop.time_s(size) for hop in versions])
-                for title, versions in moved.items() for size in sizes}
-        joules = {title: numpy.array([hop.energy_j_per_byte.value for hop in versions])
-                  for title, versions in moved.items()}
+        time: dict[tuple[str, int], Any] = {
+            (title, size): numpy.array([hop.time_s(size) for hop in versions])
+            for title, versions in moved.items() for size in sizes}
+        joules: dict[str, Any] = {title: numpy.array([hop.energy_j_per_byte.value for hop in versions])
+                                  for title, versions in moved.items()}
         return {size: {ends: Cost(sum(time[link_title(hop), size] for hop in own),
                                   sum(joules[link_title(hop)] * size for hop in own))
                        for ends, own in self.links.items()} for size in sizes}

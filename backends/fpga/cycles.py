@@ -24,6 +24,7 @@ from hetcc.backends.fpga.stage_graph import (
     TopK,
     operands_of,
 )
+from hetcc.backends.fpga.unit_resources import ADD_FP32, MULTIPLY_BF16, MULTIPLY_FP32, integer_dots
 
 MULTIPLY_LATENCY = 4
 ADD_LATENCY = 5
@@ -34,8 +35,6 @@ TO_FLOAT_LATENCY = 3
 """Cycles from an exact integer total to binary32."""
 DSP_OF = {NumberFormat.FP32: 2.0, NumberFormat.BF16: 1.0, NumberFormat.INT16: 1.0, NumberFormat.INT8: 1.0}
 """Slices of one multiplier, as synthesised; two of 8 bits that share a factor take one."""
-MULTIPLY_LUT, ADD_LUT = 133, 524
-"""Of the binary32 units, as synthesised; the adder takes no slice."""
 DSP_BUDGET = int(9024 * 0.7)
 LUT_BUDGET = int(1_304_000 * 0.7)
 PORT_BYTES = 64
@@ -224,8 +223,9 @@ def _cost(graph: StageGraph, stage: Stage, parallel: int) -> StageCost | None:
         lanes = min(parallel, count)
         latency = {"mul": MULTIPLY_LATENCY, "add": ADD_LATENCY, "sub": ADD_LATENCY}.get(stage.function, SELECT_LATENCY)
         dsp = int(DSP_OF[NumberFormat.FP32]) if stage.function == "mul" else 0
-        lut = {"mul": MULTIPLY_LUT, "add": ADD_LUT, "sub": ADD_LUT}.get(stage.function, 32)
-        return StageCost(stage.name, lanes, math.ceil(count / lanes), latency, lanes * dsp, 0, "none", lanes * lut)
+        lut = {"mul": MULTIPLY_FP32.lut, "add": ADD_FP32.lut, "sub": ADD_FP32.lut}.get(stage.function, 32)
+        return StageCost(stage.name, lanes, math.ceil(count / lanes), latency, lanes * dsp, 0, "none",
+                         int(lanes * lut))
     if isinstance(stage, Reduce):
         return _reduce_cost(graph, stage, parallel)
     if isinstance(stage, TopK):
@@ -253,7 +253,7 @@ def _inner_product_cost(graph: StageGraph, stage: InnerProduct, parallel: int) -
         width = min(parallel, depth)
         groups = math.ceil(depth / width)
         dsp = int(width * DSP_OF[NumberFormat.FP32])
-        lut = width * MULTIPLY_LUT + (width - 1 + groups - 1) * ADD_LUT
+        lut = int(width * MULTIPLY_FP32.lut + (width - 1 + groups - 1) * ADD_FP32.lut)
         latency = MULTIPLY_LATENCY + depth_of(depth) * ADD_LATENCY + groups
         return StageCost(stage.name, width, groups * results, latency, dsp, stationary, memory, lut)
     lanes = min(parallel, results)
@@ -272,9 +272,11 @@ def product_dsp(depth: int, lanes: int, form: NumberFormat) -> int:
 def product_lut(depth: int, lanes: int, form: NumberFormat) -> int:
     """LUTs of the adders of the same: binary32 units, or the carries of exact sums; conversions are not counted."""
     if not form.integer_bits:
-        multiply = MULTIPLY_LUT if form is NumberFormat.FP32 else MULTIPLY_LUT // 2
-        return lanes * (depth * multiply + (depth - 1) * ADD_LUT)
-    return lanes * (depth - 1) * (2 * form.integer_bits + 1)
+        multiply = MULTIPLY_FP32 if form is NumberFormat.FP32 else MULTIPLY_BF16
+        return int(lanes * (depth * multiply.lut + (depth - 1) * ADD_FP32.lut))
+    pairs = lanes // 2 if form is NumberFormat.INT8 else 0
+    single = integer_dots(depth, form.integer_bits, 1).times(lanes - 2 * pairs)
+    return int(single.lut + integer_dots(depth, form.integer_bits, 2).times(pairs).lut)
 
 
 def _reduce_cost(graph: StageGraph, stage: Reduce, parallel: int) -> StageCost:
@@ -283,7 +285,7 @@ def _reduce_cost(graph: StageGraph, stage: Reduce, parallel: int) -> StageCost:
     rest = extent_product(graph, stage.lanes)
     width = min(parallel, count)
     groups = math.ceil(count / width)
-    lut = max(width - 1 + groups - 1, 1) * (ADD_LUT if stage.function == "sum" else 100)
+    lut = max(width - 1 + groups - 1, 1) * int(ADD_FP32.lut if stage.function == "sum" else 100)
     unit = ADD_LATENCY if stage.function == "sum" else SELECT_LATENCY
     rows = extent_product(graph, tuple(name for name in stage.over if name in keys))
     latency = depth_of(count) * unit + groups + depth_of(rows) * unit

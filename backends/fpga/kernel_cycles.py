@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from hetcc.backends.fpga.cycles import DEFAULT_CLOCK_HZ, estimate_cycles, extent_product
 from hetcc.backends.fpga.memory_map import WORD_BYTES
 from hetcc.backends.fpga.rtl.hbm import HbmModel
+from hetcc.backends.fpga.runs import granule_of, runs_of
 from hetcc.backends.fpga.stage_graph import Access, Append, InnerProduct, Map, Scan, StageGraph, TopK
 
 START_CYCLES = 8
@@ -61,7 +62,7 @@ def kernel_cycles(graph: StageGraph, *, stripes: int = 1, hbm: HbmModel | None =
         counted = {name for name, _ in stage.positions.strides}
         rows = math.prod(axis.extent for axis in stage.axes if axis.name in counted)
         append += 2 * read + rows + math.prod(axis.extent for axis in stage.axes) + write
-    stream = _stream_cycles(graph, stripes, model.beat_cycles(clock_hz), read)
+    stream = _stream_cycles(graph, stripes, model, per_ns, read)
     finish = 2 * write
     cycles = START_CYCLES + append + stream + finish
     poll = model.hit_latency_ns * per_ns + POLL_CYCLES
@@ -69,21 +70,32 @@ def kernel_cycles(graph: StageGraph, *, stripes: int = 1, hbm: HbmModel | None =
                         round(cycles - START_CYCLES + 1.5 * poll))
 
 
-def _stream_cycles(graph: StageGraph, stripes: int, beat_cycles: float, read: float) -> float:
-    """All instances: the slower of the core and the memory, and the first rows' way to the core."""
+def _stream_cycles(graph: StageGraph, stripes: int, model: HbmModel, per_ns: float, read: float) -> float:
+    """All instances: the slower of the core and the memory, and the first rows' way to the core.
+
+    The core hides refreshes behind its buffers when it is the slower one.
+    """
     estimate = estimate_cycles(graph)
     scan: Scan = graph.of_kind(Scan)[0]
-    beats = extent_product(graph, scan.lanes) * scan.element.size_bytes / WORD_BYTES
+    words = extent_product(graph, scan.lanes) * scan.element.size_bytes / WORD_BYTES
+    beat = max(WORD_BYTES / model.bytes_per_ns * per_ns / stripes, 1.0)
     pipeline = sum(cost.latency_cycles for cost in estimate.stages
                    if not isinstance(graph.stage(cost.name), (TopK, Scan)))
     selected = sum(stage.k for stage in graph.of_kind(TopK))
     loads = load_words(graph)
     around = loads + pipeline + 2 * selected + INSTANCE_CYCLES
-    core = estimate.instances * (estimate.rows * estimate.row_interval_cycles + around)
-    memory = estimate.instances * estimate.rows * beats * beat_cycles / stripes
-    per_instance = estimate.rows * max(estimate.row_interval_cycles, beats * beat_cycles / stripes)
-    slower = max(core, min(memory, estimate.instances * per_instance) + around)
-    return slower + max(read - loads, 0.0)
+    lanes = tuple(graph.axis(name) for name in scan.lanes)
+    row = extent_product(graph, scan.lanes)
+    runs = runs_of(scan.table, (), (*graph.instances, *graph.keys, *lanes))
+    granules = row // granule_of(runs, row, scan.element.size_bytes)
+    interval = max(estimate.row_interval_cycles, granules)
+    core = estimate.instances * (estimate.rows * interval + around)
+    memory = estimate.instances * estimate.rows * words * beat
+    refreshes = memory // ((model.refresh_interval_ns - model.refresh_ns) * per_ns)
+    memory += refreshes * (model.refresh_ns + model.activate_ns) * per_ns
+    # Rows come into the buffers while the operands of the first instance are loaded.
+    total: float = max(core + max(read - loads, 0.0), read + memory + around - loads)
+    return total
 
 
 def load_words(graph: StageGraph) -> int:

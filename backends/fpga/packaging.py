@@ -34,7 +34,8 @@ def kernel_xml(graph: StageGraph, kernel: str, clock_hz: float) -> bytes:
         f'<project name="{kernel}"><platform name="{PLATFORM}"><device name="fpga0"><core name="core0" target="hw">\n'
         f'  <kernelClocks><clock port="ap_clk" frequency="{clock_hz / 1e6:.0f}MHz"/></kernelClocks>\n'
         f'  <kernel name="{kernel}" language="ip_c" vlnv="hetcc:kernel:{kernel}:1.0" hwControlProtocol="ap_ctrl_hs">\n'
-        '    <port name="s_axi_control" mode="slave" range="0x1000" dataWidth="32" portType="addressable" base="0x0"/>\n'
+        '    <port name="s_axi_control" mode="slave" range="0x1000" dataWidth="32" portType="addressable" '
+        'base="0x0"/>\n'
         f'{ports}{arguments}'
         f'    <instance name="{kernel}_1"><addrRemap base="0x800000" port="s_axi_control"/></instance>\n'
         '  </kernel>\n</core></device></platform></project>\n'
@@ -98,7 +99,8 @@ def _register_script(graph: StageGraph) -> str:
     lines = ["set map [ipx::get_memory_maps s_axi_control -of_objects $core]",
              "if {$map eq \"\"} {",
              "  set map [ipx::add_memory_map s_axi_control $core]",
-             "  set_property slave_memory_map_ref s_axi_control [ipx::get_bus_interfaces s_axi_control -of_objects $core]",
+             "  set bus [ipx::get_bus_interfaces s_axi_control -of_objects $core]",
+             "  set_property slave_memory_map_ref s_axi_control $bus",
              "}",
              "set block [ipx::add_address_block reg0 $map]",
              f"set_property range {CONTROL_BYTES} $block"]
@@ -122,7 +124,8 @@ def makefile(kernel: str) -> bytes:
         "all: $(KERNEL).xclbin\n\n"
         "$(KERNEL).xo: kernel.v kernel.xml package_kernel.tcl\n\tvivado -mode batch -source package_kernel.tcl\n\n"
         "$(KERNEL).xclbin: $(KERNEL).xo connectivity.cfg\n"
-        "\tv++ --link --target $(TARGET) --platform $(PLATFORM) --config connectivity.cfg --save-temps --output $@ $<\n\n"
+        "\tv++ --link --target $(TARGET) --platform $(PLATFORM) --config connectivity.cfg --save-temps \\\n"
+        "\t\t--output $@ $<\n\n"
         "clean:\n\trm -rf package ip _x $(KERNEL).xo $(KERNEL).xclbin\n\n.PHONY: all clean\n"
     ).encode()
 
@@ -145,5 +148,5 @@ def registers(graph: StageGraph) -> list[dict[str, object]]:
             for argument in memory.arguments]
 
 
-__all__ = ["CONTROL_BYTES", "PART", "PLATFORM", "banks_of", "connectivity", "interface", "kernel_xml", "makefile", "package_script",
-           "registers"]
+__all__ = ["CONTROL_BYTES", "PART", "PLATFORM", "banks_of", "connectivity", "interface", "kernel_xml", "makefile",
+           "package_script", "registers"]

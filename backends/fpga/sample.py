@@ -158,8 +158,11 @@ def block_scan(heads: int = 2, depth: int = 4, blocks: int = 8, block: int = 4, 
 
 
 def bound_scan(depth: int = 4, pages: int = 16, k: int = 4) -> Graph:
-    """The upper bound of a query's products with a page: per channel the larger of its products with the page's
-    smallest and largest entries, summed; then the k best pages. Cache ``bounds[T,2,D]``, input ``query[1,1,D]``."""
+    """Upper bounds of a query's products with pages of keys, and the k best pages.
+
+    Per channel the larger of its products with the page's smallest and largest entries, summed. Cache
+    ``bounds[T,2,D]``, input ``query[1,1,D]``.
+    """
     b = RegionBuilder("bound_scan")
     cache = b.feed("bounds", pages, 2, depth, role=Role.CACHE)
     products = b.map("mul", cache, b.feed("query", 1, 1, depth), shape=(pages, 2, depth))

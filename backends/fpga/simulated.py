@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import functools
 import math
+import shutil
 import tempfile
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,8 +33,9 @@ class Simulators:
     """Folders of built simulators, one per kernel, removed with this object."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="hetcc-rtl-run-")
+        self._folder = Path(tempfile.mkdtemp(prefix="hetcc-rtl-run-"))
         self._built: dict[str, Path] = {}
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
 
     def folder_of(self, graph: StageGraph, kernel: str, verilog: bytes) -> Path:
         """Where the simulator of a kernel is; built at first use.
@@ -41,7 +44,7 @@ class Simulators:
             ToolError: HET-T001 without Verilator, HET-T002 when it fails.
         """
         if kernel not in self._built:
-            folder = Path(self._folder.name) / kernel
+            folder = self._folder / kernel
             build_kernel(verilog, kernel, graph, folder)
             self._built[kernel] = folder
         return self._built[kernel]
@@ -97,8 +100,7 @@ class SimulatedXrt(EmulatedXrt):
         if VERILOG_FILE not in files:
             raise UserError("HET-F001", "the kernel has no Verilog to simulate", where=where,
                             fix="its report.json says why; `hetcc run` without --fpga rtl runs the functional model")
-        self.device: Any = functools.partial(  # type: ignore[misc, assignment]
-            SimulatedDevice, files[VERILOG_FILE], simulators)
+        self.device: Any = functools.partial(SimulatedDevice, files[VERILOG_FILE], simulators)
 
 
 def _stages_of(graph: StageGraph) -> int:

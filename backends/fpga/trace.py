@@ -238,7 +238,7 @@ class Tracer:
         over = self.axes.resolve(source.layout[-1])
         # Where no product and no append told which loops are the rows, those that are selected from are.
         keys = over if source.keys is None else self.axes.resolve(source.keys)
-        if over != keys or not set(over) <= self._table_loops(source):
+        if over != keys or (source.keys is None and not set(over) <= self._table_loops(source)):
             raise Unstreamable("the selection does not run along the rows of the table")
         if not 1 <= k <= MAX_K:
             raise Unstreamable("the selection keeps too many entries", MAX_K, k)

@@ -16,6 +16,7 @@ from hetcc.units import format_energy, format_time
 if TYPE_CHECKING:
     from hetcc.simulate import Simulation
 
+_SHOWN_SHARE = 0.0005
 _EXAMPLES = """[bold]Examples[/bold]
 
 hetcc simulate bundle
@@ -96,4 +97,5 @@ def simulation_text(simulation: Simulation, width: int) -> str:
 
 
 def _shares(bottleneck: dict[str, Any]) -> str:
-    return ", ".join(f"{label} {share:.1%}" for label, share in list(bottleneck["shares"].items())[:5]) or "nothing"
+    shown = [(label, share) for label, share in bottleneck["shares"].items() if share >= _SHOWN_SHARE]
+    return ", ".join(f"{label} {share:.1%}" for label, share in shown[:5]) or "nothing"

@@ -62,7 +62,7 @@ def _along_itself(source: Shape, target: Shape, axis: int) -> int | None:
 
 
 def unmerged_axis(graph: Graph, node: Node, axis: int, extent: int) -> tuple[ValueAxis, int] | None:
-    """Where a reshape takes the innermost ``extent`` entries of its output axis from, if the two are merged differently.
+    """Where a reshape takes the innermost ``extent`` entries of its output axis from, however the two are merged.
 
     ``[B, T, C] -> [B*T, C]`` merges: axis 0 of the result, T entries at a time, is axis 1 of the source. The other
     way round the source's axis holds B memories of T entries one after the other.

@@ -208,19 +208,22 @@ def _form_of(column: tuple[int, ...], sizes: Sequence[Size]) -> _Form | None:
         slope = Fraction(column[other] - column[0], at[other] - at[0])
         form = _Form(column[0] - slope * at[0], slope, index)
         fits = all(form.at(size) == value for size, value in zip(sizes, column, strict=True))
-        if fits and (len(sizes) > 2 or _is_plain(form, column, sizes)):
+        if fits and not _may_be_kinked(form, column, sizes) and (len(sizes) > 2 or _is_plain(form, column)):
             found.append(form)
     return found[0] if len(found) == 1 else None
 
 
-def _is_plain(form: _Form, column: tuple[int, ...], sizes: Sequence[Size]) -> bool:
+def _may_be_kinked(form: _Form, column: tuple[int, ...], sizes: Sequence[Size]) -> bool:
+    """Whether the number may be the context up to a kink and, by chance, have grown as the batch did."""
+    return form.monomial != 1 and 1 in _varying(sizes) and any(
+        number == size[1] for number, size in zip(column, sizes, strict=True))
+
+
+def _is_plain(form: _Form, column: tuple[int, ...]) -> bool:
     """Whether two captures are enough to believe the form."""
-    is_whole = form.slope.denominator == form.offset.denominator == 1
-    if form.monomial == 1:
-        return is_whole and form.offset >= -min(map(abs, column))
-    # A number that is the context itself may be one with a kink which, by chance, grew as the batch did.
-    is_context = any(number == size[1] for number, size in zip(column, sizes, strict=True))
-    return is_whole and not form.offset and not is_context
+    if form.slope.denominator > 1 or form.offset.denominator > 1:
+        return False
+    return form.offset >= -min(map(abs, column)) if form.monomial == 1 else not form.offset
 
 
 def _varying(sizes: Sequence[Size]) -> tuple[int, ...]:

@@ -48,7 +48,8 @@ class Engines:
         Raises:
             ToolError: HET-T001, a driver is missing.
         """
-        return {"gpu": self._gpu(), "fpga": SimulatedFpga() if self.fpga == "rtl" else EmulatedFpga(), "host": HostDevice()}
+        fpga = SimulatedFpga() if self.fpga == "rtl" else EmulatedFpga()
+        return {"gpu": self._gpu(), "fpga": fpga, "host": HostDevice()}
 
     def entry_of(self, region: RegionSpec) -> str:
         """Path of the file that the device of a region loads."""

@@ -53,7 +53,7 @@ def test_sequences_of_a_batch_select_for_themselves(tmp_path: Path) -> None:
     options = CompileOptions(request, emission=EmissionOptions(("llvm-cpu",), verilog=False))
     bundle = compile_bundle(options, tmp_path / "bundle")
     for seed in HISTORIES:
-        check_decode(bundle, seed, 2)
+        check_decode(bundle, seed, 2 * request.batch)
     assert bundle.verify("prefill", seed=0).passed
     graph = bundle.tagged("decode").graph
     gathers = [node for node in graph.nodes if node.attribute("mode") == "along"]

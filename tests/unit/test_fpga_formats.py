@@ -18,6 +18,7 @@ from hetcc.backends.fpga.emit import emit
 from hetcc.backends.fpga.formats import EXACT, POLICIES, accuracy, policy_of, with_policy
 from hetcc.backends.fpga.functional import execute
 from hetcc.backends.fpga.stage_graph import BufferRole, InnerProduct, NumberFormat, Scan, StageGraph
+from hetcc.backends.fpga.unit_resources import Resources, integer_dots
 from hetcc.errors import UserError
 from hetcc.ir import Graph
 
@@ -248,3 +249,23 @@ def test_several_rows_pass_in_every_cycle() -> None:
 ])
 def test_slices_of_the_products(policy: str, lanes: int, slices: int) -> None:
     assert product_dsp(128, lanes, POLICIES[policy]) == slices
+
+
+@pytest.mark.parametrize(("size", "lut", "register", "dsp"), [
+    ((32, 16, 1), 1018, 4120, 32), ((32, 8, 2), 1332, 3984, 32), ((32, 8, 1), 522, 2088, 32),
+])
+def test_resources_are_those_synthesised_at_sizes_not_used_to_fit(size: tuple[int, int, int], lut: int, register: int,
+                                                                  dsp: int) -> None:
+    """yosys 0.70, xcup; ``benchmarks/fpga/resources.py dots``."""
+    found = integer_dots(*size)
+    assert found.dsp == dsp
+    assert (found.lut, found.register) == pytest.approx((lut, register), rel=0.05)
+
+
+def test_primitives_are_counted_from_the_listing() -> None:
+    from hetcc.backends.fpga.rtl.synthesis import counted
+
+    text = "\n".join(f"     {count}   {cell}" for count, cell in (
+        (3, "LUT6"), (2, "SRL16E"), (5, "FDRE"), (2, "DSP48E2"), (1, "RAMB18E2"), (1, "RAMB36E2"), (1, "RAM32M16"),
+        (4, "CARRY4"), (1, "INV")))
+    assert counted(text) == Resources(13, 5, 2, 1.5, 0)

@@ -151,7 +151,7 @@ def test_bits_do_not_depend_on_the_lanes(lanes: int) -> None:
 
 
 @pytest.mark.parametrize("make", [
-    sample.single_scan, lambda: sample.single_scan(5, 7, 7), sample.onnx_scan,
+    sample.single_scan, lambda: sample.single_scan(5, 7, 7), sample.onnx_scan, lambda: sample.bound_scan(4, 10, 3),
     lambda: sample.block_scan(1, 3, 4, 3, 2, "max"), lambda: sample.block_scan(1, 3, 4, 3, 2, "sum"),
     lambda: sample.weighted_scan(1, 1, 2, 17, 5, 2), lambda: sample.weighted_scan(2, 1, 2, 2, 8, 2),
 ])
@@ -179,6 +179,7 @@ def test_rows_pass_at_the_estimated_rate() -> None:
 
 @pytest.mark.parametrize(("make", "rule"), [
     (lambda: sample.single_scan(depth=300), "adder tree"),
+    (lambda: sample.bound_scan(depth=3), "whole rows"),
     (lambda: sample.block_scan(blocks=2, block=128), "reduced together"),
 ])
 def test_limits_of_the_hardware_are_said(make: Callable[[], Graph], rule: str) -> None:
@@ -191,6 +192,26 @@ def test_limits_of_the_hardware_are_said(make: Callable[[], Graph], rule: str) -
 
     with pytest.raises(UserError, match="HET-F001"):
         verilog.write(composed(make()), "kernel", 1)
+
+
+@pytest.mark.parametrize("together", [1, 2])
+def test_rows_without_an_inner_product_pass_whole(together: int) -> None:
+    from hetcc.backends.fpga.rtl.simulate import simulate
+
+    graph = composed(sample.bound_scan(4, 8, 3))
+    check(graph, lambda buffers: simulate(graph, buffers, 1, together=together), "extreme")
+
+
+def test_page_bounds_are_those_of_binary64() -> None:
+    graph = composed(sample.bound_scan(8, 40, 5))
+    random = numpy.random.default_rng(9)
+    # Small whole numbers, so that every sum is exact and ties occur.
+    buffers = {buffer.name: random.integers(-3, 4, math.prod(buffer.shape)).astype(numbers.storage_type(buffer.element))
+               for buffer in graph.buffers}
+    query, bounds = buffers["arg0"].astype(float), buffers["arg1"].reshape(40, 2, 8).astype(float)
+    expected = numpy.argsort(-(bounds * query).max(axis=1).sum(axis=1), kind="stable")[:5]
+    execute(graph, buffers)
+    assert buffers["out1"].tolist() == expected.tolist()
 
 
 @pytest.mark.slow

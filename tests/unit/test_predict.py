@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 import pytest
@@ -38,6 +39,11 @@ REQUEST = CaptureRequest("deepseek_v32", (Phase.DECODE,), *BETWEEN, overrides=tu
 OPTIONS = CompileOptions(REQUEST, baseline="as-published")
 
 
+def plain(name: str) -> str:
+    """A node's name without the extents some passes write into it."""
+    return re.sub(r"\d+(x\d+)+", "#", name)
+
+
 @pytest.fixture(scope="module")
 def sizes() -> Sizes:
     found = Sizes(ShortCapture(REQUEST, silent))
@@ -67,8 +73,9 @@ def test_a_size_that_follows_equals_its_capture(sizes: Sizes) -> None:
     tagged, _ = planning.observe_selections(TagMemoryPipeline().run(graph))
     assert len(again.layer_of) == LAYERS
     assert skeleton_of(model.tagged) == skeleton_of(tagged)
-    assert dict(model.tagged.graph.values) == dict(tagged.graph.values)
-    assert model.tagged.graph.nodes == tagged.graph.nodes
+    for ours, theirs in zip(model.tagged.graph.nodes, tagged.graph.nodes, strict=True):
+        assert (plain(ours.name), ours.arguments, ours.attributes) == (
+            plain(theirs.name), theirs.arguments, theirs.attributes)
 
 
 def test_all_costs_of_the_whole_model_are_those_of_a_compile(sizes: Sizes, compiled: CostTable) -> None:
@@ -79,14 +86,22 @@ def test_all_costs_of_the_whole_model_are_those_of_a_compile(sizes: Sizes, compi
     found, expected = table.problem, compiled.problem
     assert found.cluster_by_name.keys() == expected.cluster_by_name.keys()
     for cluster in expected.clusters:
-        assert dataclasses.replace(found.cluster_by_name[cluster.name], nodes=()) == dataclasses.replace(
-            cluster, nodes=())
-        assert set(found.cluster_by_name[cluster.name].nodes) == set(cluster.nodes)
+        same = found.cluster_by_name[cluster.name]
+        assert (same.layer, same.resident_bytes) == (cluster.layer, cluster.resident_bytes)
+        assert sorted(map(plain, same.nodes)) == sorted(map(plain, cluster.nodes))
+        assert same.costs.keys() == cluster.costs.keys()
+        for device, cost in cluster.costs.items():
+            assert same.costs[device].time_s == pytest.approx(cost.time_s, rel=1e-6), cluster.name
         ours, theirs = (one.estimates[cluster.name].items for one in (table, compiled))
-        assert [(work, work.recent, work.resident) for work, _, _ in ours] == [
-            (work, work.recent, work.resident) for work, _, _ in theirs], cluster.name
-    tensors = {tensor.name: tensor for tensor in found.tensors}
-    assert tensors == {tensor.name: tensor for tensor in expected.tensors}
+        assert [(work, work.resident) for work, _, _ in ours] == [(work, work.resident) for work, _, _ in theirs]
+        # Clusters that do not need each other may stand in another order in a compile: distances differ by those.
+        assert [[size for size, _ in work.recent] for work, _, _ in ours] == [
+            [size for size, _ in work.recent] for work, _, _ in theirs]
+    ours, theirs = (sorted((
+        dataclasses.replace(tensor, name=plain(tensor.name), consumers=tuple(sorted(tensor.consumers)),
+                            fusion_saving={})
+        for tensor in problem.tensors), key=repr) for problem in (found, expected))
+    assert ours == theirs
     assert found.launch == expected.launch
 
 
@@ -134,7 +149,8 @@ def test_the_template_refuses_what_it_cannot_know(sizes: Sizes) -> None:
         window = fit([sample(size, size[1] - 32) for size in three])
         assert window is not None and window.numbers_at((2, 100)) == (base.numbers[0], 68)
         for crooked in (lambda size: min(100, size[1]), lambda size: max(100, size[1]), lambda size: size[1] ** 2,
-                        lambda size: size[0] + size[1] ** 2, lambda size: min(128, size[0] * size[1])):
+                        lambda size: size[0] + size[1] ** 2, lambda size: min(4096, size[0] * size[1]),
+                            lambda size: min(256, size[1]), lambda size: max(256, size[1])):
             assert fit([sample(size, crooked(size)) for size in three]) is None
         assert fit([line[0], (line[1][0], dataclasses.replace(line[1][1], structure="other"))]) is None
     assert fit([sample((1, size), size // 2 + 1) for size in (2, 8)]) is None, "half a number needs a third capture"

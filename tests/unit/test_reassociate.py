@@ -122,7 +122,7 @@ def test_the_proof_notices_another_span_of_the_weight() -> None:
 def grouped_queries(width: int = 6, context: int = 32) -> Graph:
     """Two query heads share each head of keys, which are the left operand here."""
     build = GraphBuilder("grouped_queries")
-    query, entries = build.input("query", 4, width, 1), build.input("entries", 1, context, LATENT)
+    query, entries = build.input("query", 4, width, 2), build.input("entries", 1, context, LATENT)
     weight = build.weight("up", LATENT, 2 * width)
     build.module = "layers.0"
     flat = build.call("mm", build.call("view", entries, (context, LATENT), to="flat"), weight, to="up")
@@ -138,7 +138,7 @@ def test_a_left_operand_with_shared_heads() -> None:
     after, report = reassociated(before)
     assert [rewrite.applied for rewrite in report] == [True]
     assert "layers.0/up" not in after.node_by_name
-    assert after.type_of("layers.0/scores").shape == (4, 32, 1)
+    assert after.type_of("layers.0/scores").shape == (4, 32, 2)
     same_results(before, after, arguments_of(before))
 
 

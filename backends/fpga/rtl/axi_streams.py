@@ -1,64 +1,23 @@
 """From strided accesses to element streams: loop counters, runs of neighbouring elements, and unpackers.
 
-The loops of an access become counters (:class:`Nest`); loops whose elements are neighbours become one *run*. A run is
-read as whole 64-byte words; an unpacker then hands on *granules* of it.
+The loops of an access become counters (:class:`Nest`); loops whose elements are neighbours are one *run* (``runs.py``),
+read as whole 64-byte words. An unpacker then hands on *granules* of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from amaranth import Cat, Const, Elaboratable, Module, Mux, Signal
 from amaranth.lib.fifo import SyncFIFOBuffered
 
 from hetcc.backends.fpga.rtl.axi import BEAT_BITS, BEAT_BYTES
-from hetcc.backends.fpga.stage_graph import Access, Axis
+from hetcc.backends.fpga.runs import Loop
 
 OFFSET_BITS = 40
 """Of byte and element offsets within a buffer."""
 DESCRIPTORS = 16
-
-Loop = tuple[int, int]
-"""Trip count and stride in elements."""
-
-
-@dataclass(frozen=True)
-class Runs:
-    """An access as runs: ``outer`` and ``inner`` loops, slowest first, over runs of ``elements`` neighbours."""
-
-    offset: int
-    outer: tuple[Loop, ...]
-    inner: tuple[Loop, ...]
-    elements: int
-
-
-def runs_of(access: Access, outer: Sequence[Axis], inner: Sequence[Axis]) -> Runs:
-    """The runs of an access over loops, slowest first; ``inner`` is what is asked for at a time.
-
-    Args:
-        access: the pattern.
-        outer: loops that start a new portion.
-        inner: loops within a portion.
-    """
-    strides = dict(access.strides)
-
-    def merged(axes: Sequence[Axis]) -> list[Loop]:
-        found: list[Loop] = []
-        for axis in axes:
-            stride = strides.get(axis.name, 0)
-            if found and found[-1][1] == stride * axis.extent and axis.extent > 1:
-                found[-1] = (found[-1][0] * axis.extent, stride)
-            elif axis.extent > 1:
-                found.append((axis.extent, stride))
-        return found
-
-    around, within = merged(outer), merged(inner)
-    elements = 1
-    if within and within[-1][1] == 1:
-        elements = within.pop()[0]
-    return Runs(access.offset, tuple(around), tuple(within), elements)
 
 
 class Nest:
@@ -204,4 +163,4 @@ class Assembler(Elaboratable):
         return m
 
 
-__all__ = ["OFFSET_BITS", "Assembler", "Nest", "Runs", "Unpacker", "runs_of"]
+__all__ = ["OFFSET_BITS", "Assembler", "Nest", "Unpacker"]

@@ -123,16 +123,15 @@ class AxiLiteControl(Elaboratable):
             m.d.sync += [done.eq(0), ready.eq(0)]
         with m.If(self.done):
             m.d.sync += [done.eq(1), ready.eq(1), self.start.eq(restart), idle.eq(~restart)]
-        with m.If(write & self.wstrb[0]):
-            with m.Switch(address):
-                with m.Case(0x00):
-                    m.d.sync += restart.eq(data[7])
-                    with m.If(data[0]):
-                        m.d.sync += [self.start.eq(1), idle.eq(0)]
-                with m.Case(0x04):
-                    m.d.sync += enabled.eq(data[0])
-                with m.Case(0x08):
-                    m.d.sync += enable.eq(data[:2])
+        with m.If(write & self.wstrb[0]), m.Switch(address):
+            with m.Case(0x00):
+                m.d.sync += restart.eq(data[7])
+                with m.If(data[0]):
+                    m.d.sync += [self.start.eq(1), idle.eq(0)]
+            with m.Case(0x04):
+                m.d.sync += enabled.eq(data[0])
+            with m.Case(0x08):
+                m.d.sync += enable.eq(data[:2])
         toggled = Signal(2)
         with m.If(write & self.wstrb[0] & (address == 0x0C)):
             m.d.comb += toggled.eq(data[:2])

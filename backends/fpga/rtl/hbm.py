@@ -1,8 +1,8 @@
 """The memory of the test bench: how one HBM2 pseudo-channel answers, with every figure and where it is from.
 
 One pseudo-channel serves its requests in order, one 64-byte beat at a time. A beat of an open page waits for the beats
-before it; another page of the bank has to be closed and opened first, which starts when the request arrives and so hides
-behind earlier beats unless the bank was opened too recently. Refresh stops the channel and closes all pages.
+before it; another page of the bank has to be closed and opened first, which starts when the request arrives and so
+hides behind earlier beats unless the bank was opened too recently. Refresh stops the channel and closes all pages.
 
 It is a model of a memory controller nobody has described in full: its figures are published or assumed as said below,
 and its cycles are *simulated*, not measured on a card.

@@ -64,9 +64,11 @@ def build_kernel(verilog: bytes, kernel: str, graph: StageGraph, folder: Path, *
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "kernel.v").write_bytes(verilog)
     (folder / "bench.cpp").write_text(bench_text(memory_map(graph, stripes), hbm or HbmModel(), clock_hz))
-    tools.run(["verilator", "--cc", "--exe", "--build", "-fno-inline", "--output-split", "0", "-Wno-fatal", "-Wno-lint", "-Wno-style",
-               "--top-module", kernel, "--prefix", "Vkernel", "--Mdir", "obj", "-CFLAGS", "-w", "-MAKEFLAGS",
-               f"VM_PARALLEL_BUILDS=0 OPT_SLOW=-O0 OPT_GLOBAL=-O0 OPT_FAST={'-O1' if fast else '-O0'}", "kernel.v", "bench.cpp"], folder)
+    level = "-O1" if fast else "-O0"
+    tools.run(["verilator", "--cc", "--exe", "--build", "-fno-inline", "--output-split", "0", "-Wno-fatal", "-Wno-lint",
+               "-Wno-style", "--top-module", kernel, "--prefix", "Vkernel", "--Mdir", "obj", "-CFLAGS", "-w",
+               "-MAKEFLAGS", f"VM_PARALLEL_BUILDS=0 OPT_SLOW=-O0 OPT_GLOBAL=-O0 OPT_FAST={level}", "kernel.v",
+               "bench.cpp"], folder)
 
 
 def run_kernel(graph: StageGraph, buffers: Mapping[str, Array], folder: Path, *, stripes: int = 1, runs: int = 1,

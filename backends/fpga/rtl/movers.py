@@ -12,8 +12,9 @@ from amaranth.lib.memory import Memory
 
 from hetcc.backends.fpga.numbers import storage_type
 from hetcc.backends.fpga.rtl.axi import BEAT_BYTES, BurstReader, WriteCombiner
-from hetcc.backends.fpga.rtl.axi_streams import OFFSET_BITS, Assembler, Nest, Runs, Unpacker, runs_of
+from hetcc.backends.fpga.rtl.axi_streams import OFFSET_BITS, Assembler, Nest, Unpacker
 from hetcc.backends.fpga.rtl.library import Library
+from hetcc.backends.fpga.runs import Runs, runs_of
 from hetcc.backends.fpga.stage_graph import Append, Axis, StageGraph
 
 
@@ -51,7 +52,7 @@ def place_unpacker(m: Module, library: Library, sizes: Sequence[int], stripes: i
                    ready: Any) -> tuple[Any, Any, Any, tuple[Any, ...]]:
     """An unpacker behind readers: (run_ready, valid, data, the run's fields to drive)."""
     probe = Unpacker(sizes, stripes)
-    probe._MustUse__used = True  # type: ignore[attr-defined] # only its port widths are needed
+    probe._MustUse__used = True  # only its port widths are needed
     run = tuple(Signal.like(getattr(probe, name)) for name in (
         "run_valid", "run_kind", "run_skip", "run_count", "run_turn"))
     inputs, outputs = probe.ports()
@@ -61,21 +62,6 @@ def place_unpacker(m: Module, library: Library, sizes: Sequence[int], stripes: i
                           dict(zip(inputs, (*run, *beats, ready), strict=True)), outputs)
     m.d.comb += [reader.beat_ready.eq(found[1][at]) for at, reader in enumerate(readers)]
     return found[0], found[2], found[3], run
-
-
-def granule_of(runs: Runs, row: int, size: int) -> int:
-    """Elements that are always neighbours in one word and in one row: the granule of an unpacker.
-
-    Args:
-        runs: of the access.
-        row: elements of a row.
-        size: bytes of an element.
-    """
-    together = math.gcd(runs.elements, row, runs.offset, *(stride for _, stride in (*runs.outer, *runs.inner)))
-    granule = BEAT_BYTES // size
-    while together % granule:
-        granule //= 2
-    return granule
 
 
 class RunReader:
@@ -307,5 +293,5 @@ class SmallReader:
                         m.d.sync += [count.eq(0), turn.eq(self._repeat if final and self._repeat >= 0 else at + 1)]
 
 
-__all__ = ["AppendMover", "Appending", "Program", "Reader", "RunReader", "SmallReader", "appendings_of", "element_bytes",
-           "granule_of", "place_assembler", "place_combiner", "place_reader", "place_unpacker"]
+__all__ = ["AppendMover", "Appending", "Program", "Reader", "RunReader", "SmallReader", "appendings_of",
+           "element_bytes", "place_assembler", "place_combiner", "place_reader", "place_unpacker"]

@@ -24,7 +24,7 @@ from hetcc.backends.fpga.rtl.axi import (
     AxiMaster,
     WordWriter,
 )
-from hetcc.backends.fpga.rtl.axi_streams import Nest, runs_of
+from hetcc.backends.fpga.rtl.axi_streams import Nest
 from hetcc.backends.fpga.rtl.control import AxiLiteControl
 from hetcc.backends.fpga.rtl.library import Library
 from hetcc.backends.fpga.rtl.movers import (
@@ -35,11 +35,11 @@ from hetcc.backends.fpga.rtl.movers import (
     SmallReader,
     appendings_of,
     element_bytes,
-    granule_of,
     place_assembler,
     place_combiner,
     place_reader,
 )
+from hetcc.backends.fpga.runs import granule_of, runs_of
 from hetcc.backends.fpga.stage_graph import Axis, InnerProduct, Map, Scan, StageGraph, Store, TopK
 
 SMALL_BURST = 16
@@ -304,11 +304,10 @@ class Shell(Elaboratable):
                 m.d.comb += core.start.eq(1)
                 m.d.sync += instance.eq(instance + 1)
                 m.next = "STREAM"
-            with m.State("STREAM"):
-                with m.If(core.done):
-                    m.next = "FLUSH"
-                    with m.If(instance != total):
-                        m.next = "INSTANCE"
+            with m.State("STREAM"), m.If(core.done):
+                m.next = "FLUSH"
+                with m.If(instance != total):
+                    m.next = "INSTANCE"
             with m.State("FLUSH"):
                 m.d.comb += self._flush.eq(1)
                 with m.If(empty & self._writes_idle):
@@ -331,15 +330,13 @@ class Shell(Elaboratable):
                     m.next = "BEGIN"
 
     def _append_states(self, m: Module, empty: Any) -> None:
-        with m.State("CHECK"):
-            with m.If(self._checked):
-                m.next = "APPEND"
-                with m.If(self._bad):
-                    m.d.sync += self._status.eq(places.STATUS_POSITION)
-                    m.next = "ANSWER"
-        with m.State("APPEND"):
-            with m.If(_all(mover.written for mover in self._appends)):
-                m.next = "SETTLE"
+        with m.State("CHECK"), m.If(self._checked):
+            m.next = "APPEND"
+            with m.If(self._bad):
+                m.d.sync += self._status.eq(places.STATUS_POSITION)
+                m.next = "ANSWER"
+        with m.State("APPEND"), m.If(_all(mover.written for mover in self._appends)):
+            m.next = "SETTLE"
         with m.State("SETTLE"):
             m.d.comb += self._flush.eq(1)
             with m.If(empty & self._writes_idle):
@@ -351,12 +348,11 @@ class Shell(Elaboratable):
             m.d.comb += self._answer_valid.eq(mailbox != 0)
             with m.If((mailbox == 0) | self._answer_ready):
                 m.next = "SETTLED"
-        with m.State("SETTLED"):
-            with m.If(self._writes_idle):
-                with m.If(persistent):
-                    m.next = "ASK"
-                with m.Else():
-                    m.next = "END"
+        with m.State("SETTLED"), m.If(self._writes_idle):
+            with m.If(persistent):
+                m.next = "ASK"
+            with m.Else():
+                m.next = "END"
         with m.State("END"):
             m.d.comb += self.control.done.eq(1)
             m.next = "IDLE"

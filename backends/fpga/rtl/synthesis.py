@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from hetcc.backends.fpga import tools
-from hetcc.backends.fpga.resources import Resources
 from hetcc.backends.fpga.rtl.library import Library
 from hetcc.backends.fpga.rtl.verilog import text_of
+from hetcc.backends.fpga.unit_resources import Resources
 
 _STEPS = """\
 design -reset
