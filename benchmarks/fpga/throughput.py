@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import sys
+from typing import Any
 
 import numpy
 
@@ -37,6 +38,41 @@ def kernel_of(region: Graph) -> StageGraph:
     return graph
 
 
+def buffers_of(graph: StageGraph) -> tuple[dict[str, numpy.ndarray], dict[str, numpy.ndarray]]:
+    """Random contents of all buffers, tables as the kernel leaves them, and what the functional model makes of them."""
+    random = numpy.random.default_rng(0)
+    contents = {}
+    for buffer in graph.buffers:
+        count, kind = math.prod(buffer.shape), numbers.storage_type(buffer.element)
+        contents[buffer.name] = (random.standard_normal(count).astype(kind) if buffer.element.is_floating
+                                 else numpy.arange(count).astype(kind))
+    reference = {name: content.copy() for name, content in contents.items()}
+    execute(graph, reference)
+    return {buffer.name: (reference if buffer.role is BufferRole.TABLE else contents)[buffer.name]
+            for buffer in graph.buffers}, reference
+
+
+def offered_words(stimulus: Any, words: int, together: int, width: int) -> tuple[numpy.ndarray, int]:
+    """What each input of the core is given in each cycle, and the cycle of the first row."""
+    groups, loads = len(stimulus.beats), len(stimulus.load)
+    # Two rows wait in the core while the operands are loaded; the others follow one per cycle.
+    offered = numpy.zeros((loads + groups + 4000, width), numpy.uint32)
+    offered[0, 0] = 1
+    offered[1:1 + loads, 1] = 1
+    offered[1:1 + loads, 2] = stimulus.load
+    first = loads + 4
+    offered[first:first + groups, 3] = 1
+    offered[first:first + groups, 4:4 + words] = stimulus.beats
+    offered[:, 4 + words] = 1
+    at = 5 + words
+    for side in stimulus.sides:
+        # A side word is taken with its row, two cycles after the row was offered.
+        offered[:, at] = 1
+        offered[first + 1:first + 1 + groups, at + 1:at + 1 + together] = side
+        at += 1 + together
+    return offered, first
+
+
 def measure(name: str) -> None:
     """Build, run and compare one case; print a line."""
     from hetcc.backends.fpga.rtl.harness import UnitSimulator
@@ -45,14 +81,8 @@ def measure(name: str) -> None:
 
     make, lanes, together = CASES[name]
     graph = kernel_of(make())
-    random = numpy.random.default_rng(0)
-    buffers = {}
-    for buffer in graph.buffers:
-        count, kind = math.prod(buffer.shape), numbers.storage_type(buffer.element)
-        buffers[buffer.name] = (random.standard_normal(count).astype(kind) if buffer.element.is_floating
-                                else numpy.arange(count).astype(kind))
-    library = Library(shared=True)
-    words = 128 * together
+    buffers, reference = buffers_of(graph)
+    library, words = Library(shared=True), 128 * together
     core = StreamCore(graph, library, lanes, together, words)
     sides = [f"side{at}" for at in range(len(core.sides))]
     for at, side in enumerate(sides):
@@ -61,29 +91,16 @@ def measure(name: str) -> None:
     inputs = ("start", "load_valid", "load_data", "row_valid", "row_data", "out_ready",
               *(f"{side}_{port}" for side in sides for port in ("valid", "data")))
     with UnitSimulator(core, library, inputs, ("row_ready", "out_valid", "out_value", "out_index")) as simulator:
-        execute(graph, {name: content.copy() for name, content in buffers.items()})
-        reference = {name: content.copy() for name, content in buffers.items()}
-        execute(graph, reference)
-        buffers = {buffer.name: (reference if buffer.role is BufferRole.TABLE else buffers)[buffer.name]
-                   for buffer in graph.buffers}
         stimulus = next(iter(stimuli(graph, buffers, core)))
-        groups, loads = len(stimulus.beats), len(stimulus.load)
-        # Two rows wait in the core while the operands are loaded; the others follow one per cycle.
-        offered = numpy.zeros((loads + groups + 4000, simulator.input_words), numpy.uint32)
-        offered[0, 0] = 1
-        offered[1:1 + loads, 1] = 1
-        offered[1:1 + loads, 2] = stimulus.load
-        first = loads + 4
-        offered[first:first + groups, 3] = 1
-        offered[first:first + groups, 4:4 + words] = stimulus.beats
-        offered[:, 4 + words] = 1
-        at = 5 + words
-        for side in stimulus.sides:
-            # A side word is taken with its row, two cycles after the row was offered.
-            offered[:, at] = 1
-            offered[first + 1:first + 1 + groups, at + 1:at + 1 + together] = side
-            at += 1 + together
+        offered, first = offered_words(stimulus, words, together, simulator.input_words)
         found = simulator.run(offered)
+    report(name, graph, found, reference, (first, len(stimulus.beats), together, lanes))
+
+
+def report(name: str, graph: StageGraph, found: numpy.ndarray, reference: dict[str, numpy.ndarray],
+           sizes: tuple[int, int, int, int]) -> None:
+    """Print what one case did; ``sizes``: first cycle, groups of rows, rows per group, lanes."""
+    first, groups, together, lanes = sizes
     refused = int((found[first:first + groups, 0] == 0).sum())
     chosen = found[found[:, 1] == 1]
     last = int(numpy.flatnonzero(found[:, 1])[-1])

@@ -6,7 +6,8 @@ import pytest
 
 from corpus.checks import HISTORIES, TinyBundles, check_decode, check_greedy, check_prefill, check_routing_is_not_memory
 
-MODELS = ("llama", "qwen3", "gpt_oss", "mixtral", "mamba2")
+MODELS = ("llama", pytest.param("qwen3", marks=pytest.mark.slow), "gpt_oss", "mixtral",
+          pytest.param("mamba2", marks=pytest.mark.slow))
 
 
 @pytest.mark.parametrize("seed", HISTORIES)
@@ -23,7 +24,7 @@ def test_prefill_agrees_with_eager(tiny_bundles: TinyBundles, model: str, seed: 
     check_prefill(tiny_bundles.get(model), seed, 0)
 
 
-@pytest.mark.parametrize("model", [model for model in MODELS if model != "mamba2"])
+@pytest.mark.parametrize("model", MODELS[:-1])
 def test_greedy_tokens_equal_hugging_face(tiny_bundles: TinyBundles, model: str) -> None:
     """Prefill and decode share their caches.
 

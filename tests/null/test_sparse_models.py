@@ -23,23 +23,24 @@ from corpus.checks import (
 from corpus.tiny import tiny
 
 LAYERS = {"deepseek_v32": 4, "glm_moe_dsa": 2}
+MODELS = ("deepseek_v32", pytest.param("glm_moe_dsa", marks=pytest.mark.slow))
 
 
 @pytest.mark.parametrize("seed", HISTORIES)
-@pytest.mark.parametrize("model", LAYERS)
+@pytest.mark.parametrize("model", MODELS)
 def test_decode_agrees_with_eager(tiny_bundles: TinyBundles, model: str, seed: int) -> None:
     """Three steps from a part-filled, a short and a nearly full cache."""
     check_decode(tiny_bundles.get(model), seed, LAYERS[model])
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize("model", LAYERS)
+@pytest.mark.parametrize("model", MODELS)
 def test_prefill_agrees_with_eager(tiny_bundles: TinyBundles, model: str, seed: int) -> None:
     """A whole prompt."""
     check_prefill(tiny_bundles.get(model), seed, LAYERS[model])
 
 
-@pytest.mark.parametrize("model", LAYERS)
+@pytest.mark.parametrize("model", MODELS)
 def test_greedy_tokens_equal_hugging_face(tiny_bundles: TinyBundles, model: str) -> None:
     """Prefill and decode share their caches, that of the index keys included."""
     check_greedy(tiny_bundles.get(model))
