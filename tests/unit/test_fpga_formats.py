@@ -255,7 +255,7 @@ def test_slices_of_the_products(policy: str, lanes: int, slices: int) -> None:
     ((32, 16, 1), 1018, 4120, 32), ((32, 8, 2), 1332, 3984, 32), ((32, 8, 1), 522, 2088, 32),
 ])
 def test_resources_are_those_synthesised(size: tuple[int, int, int], lut: int, register: int, dsp: int) -> None:
-    """The pair of 8-bit products was seen while its form was fitted, the others were not. yosys 0.70, xcup; ``benchmarks/fpga/resources.py dots``."""
+    """yosys 0.70, xcup; ``benchmarks/fpga/resources.py dots``. The pair of 8-bit products was seen while fitting."""
     found = integer_dots(*size)
     assert found.dsp == dsp
     assert (found.lut, found.register) == pytest.approx((lut, register), rel=0.05)

@@ -94,7 +94,7 @@ def test_products_share_the_slices_and_the_others_have_lanes_of_their_own():
 def test_numbers_agree_with_the_composed_hardware():
     streaming = U55C.streaming
     assert int(streaming.dsp_count.value * streaming.dsp_usable_fraction.value) == cycles.DSP_BUDGET
-    # The published kernels spend 5 slices on a float32 multiply-add; the composed one adds in LUTs. Prices take the former.
+    # Published kernels spend 5 slices on a float32 multiply-add, the composed one adds in LUTs; prices take the former.
     assert cycles.DSP_OF[NumberFormat.FP32] <= streaming.dsp_per_mac[F32].value
     assert (streaming.port_bytes_per_cycle.value, BRAM_BYTES) == (cycles.PORT_BYTES, cycles.RAMB36_BYTES)
     tree = cycles.MULTIPLY_LATENCY + cycles.depth_of(128) * cycles.ADD_LATENCY
