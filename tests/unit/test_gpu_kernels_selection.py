@@ -10,9 +10,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from hetcc.backends.gpu.kernels.interpreter import interpret, numpy_type
+from hetcc.backends.gpu.kernels.interpreter import interpret
 from hetcc.backends.gpu.kernels.operations_scores import EXTENT_LIMIT, TARGETS, IndexScores
 from hetcc.backends.gpu.kernels.operations_selection import Compact, ScoreTopK, TopK
+from hetcc.backends.gpu.memory import numpy_dtype_of
 from hetcc.errors import UserError
 from hetcc.ir import DType
 
@@ -35,7 +36,7 @@ def check_topk(values: Array, k: int, largest: bool = True, index_dtype: DType =
     dtype = DType(values.dtype.name)
     out = interpret(TopK(rows, extent, k, dtype, largest, index_dtype), {"values": values})
     expected = reference_topk(values, k, largest)
-    assert out["chosen_indices"].dtype == numpy_type(index_dtype)
+    assert out["chosen_indices"].dtype == numpy_dtype_of(index_dtype)
     np.testing.assert_array_equal(out["chosen_indices"], expected)
     chosen = np.take_along_axis(values, expected, 1)
     assert out["chosen_values"].tobytes() == chosen.tobytes(), "values come out to the bit"
@@ -83,7 +84,7 @@ def test_topk_of_any_size(rows: int, extent: int, k: int) -> None:
 @pytest.mark.parametrize("largest", [True, False], ids=["largest", "smallest"])
 def test_topk_of_every_type(name: str, largest: bool) -> None:
     generator = np.random.default_rng(1)
-    dtype = numpy_type(DType(name))
+    dtype = numpy_dtype_of(DType(name))
     if name.endswith("int8") or name.startswith("int"):
         limits = np.iinfo(dtype)
         values = generator.integers(limits.min, limits.max, (1, 4500), dtype, endpoint=True)
@@ -139,7 +140,7 @@ def reference_scores(operation: IndexScores, arrays: dict[str, Array]) -> Array:
 
 def arrays_for(operation: IndexScores, seed: int = 0) -> dict[str, Array]:
     generator = np.random.default_rng(seed)
-    arrays = {name: generator.standard_normal(kind.shape).astype(numpy_type(kind.dtype))
+    arrays = {name: generator.standard_normal(kind.shape).astype(numpy_dtype_of(kind.dtype))
               for name, kind in operation.inputs}
     if "minimum" in arrays:
         low, high = arrays["minimum"], arrays["maximum"]
@@ -190,7 +191,7 @@ def test_narrow_scores_are_rounded_to_nearest_even() -> None:
         wide = IndexScores(1, 1, 1, 500, 8, F32)
         arrays = arrays_for(wide)
         narrow = interpret(IndexScores(1, 1, 1, 500, 8, F32, output=output), arrays)["scores"]
-        np.testing.assert_array_equal(narrow, interpret(wide, arrays)["scores"].astype(numpy_type(output)))
+        np.testing.assert_array_equal(narrow, interpret(wide, arrays)["scores"].astype(numpy_dtype_of(output)))
 
 
 @pytest.mark.parametrize("scores", [
@@ -237,7 +238,7 @@ def test_compaction_keeps_index_order(kind: str, strict: bool) -> None:
 
 @pytest.mark.parametrize(("dtype", "limit"), [(BF16, 0.5), (F16, -0.25), (DType.INT8, 3.5)])
 def test_compaction_with_a_constant_threshold(dtype: DType, limit: float) -> None:
-    values = (np.random.default_rng(2).standard_normal((1, 50)) * 4).astype(numpy_type(dtype))
+    values = (np.random.default_rng(2).standard_normal((1, 50)) * 4).astype(numpy_dtype_of(dtype))
     out = interpret(Compact(1, 50, 70, dtype, False, limit, DType.INT32), {"values": values})
     passing = np.flatnonzero(values[0].astype(np.float64) >= limit)
     assert out["chosen_indices"][0].tolist() == [*passing.tolist(), *[-1] * (70 - passing.size)]

@@ -21,8 +21,9 @@ import numpy as np
 
 from hetcc.backends.gpu.kernels.launches import TRITON_TYPES, KernelOperation, Launch, LaunchPlan, Scalar, Tensor
 from hetcc.backends.gpu.kernels.operations_scores import INTERPRETER
+from hetcc.backends.gpu.memory import numpy_dtype_of
 from hetcc.errors import UserError
-from hetcc.ir import DType, TensorType
+from hetcc.ir import TensorType
 
 ENGINE = "triton interpreter (emulated gpu)"
 """What reports call this way of running a kernel."""
@@ -32,17 +33,6 @@ _INTERPRETED: dict[str, ModuleType] = {}
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-def numpy_type(dtype: DType) -> np.dtype[Any]:
-    """The numpy type of a tensor's elements; bfloat16 comes from ml_dtypes."""
-    if dtype == DType.BFLOAT16:
-        import ml_dtypes
-
-        narrow: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-        return narrow
-    named: np.dtype[Any] = np.dtype(dtype.value)
-    return named
-
-
 def interpret(operation: KernelOperation, arrays: Mapping[str, Array]) -> dict[str, Array]:
     """Outputs of an operation by role, from its inputs by role. Inputs are not changed.
 
@@ -50,7 +40,7 @@ def interpret(operation: KernelOperation, arrays: Mapping[str, Array]) -> dict[s
         UserError: HET-R002, an input is missing or has another shape or type than the operation says.
     """
     memory = {role: _checked(role, kind, arrays) for role, kind in operation.inputs}
-    outputs = {role: np.zeros(kind.shape, numpy_type(kind.dtype)) for role, kind in operation.outputs}
+    outputs = {role: np.zeros(kind.shape, numpy_dtype_of(kind.dtype)) for role, kind in operation.outputs}
     interpret_plan(operation.plan(INTERPRETER), memory | outputs)
     return outputs
 
@@ -58,7 +48,7 @@ def interpret(operation: KernelOperation, arrays: Mapping[str, Array]) -> dict[s
 def interpret_plan(plan: LaunchPlan, arrays: Mapping[str, Array]) -> None:
     """Runs the launches of a plan for the target ``interpreter``, in place, on dense arrays by role."""
     # Scratch is arbitrary at the start; a pattern shows who counts on zeros.
-    scratch = {name: np.full(kind.elements * kind.dtype.size_bytes, 0xA5, np.uint8).view(numpy_type(kind.dtype))
+    scratch = {name: np.full(kind.elements * kind.dtype.size_bytes, 0xA5, np.uint8).view(numpy_dtype_of(kind.dtype))
                for name, kind in plan.scratch}
     with _LOCK, _interpreting(), np.errstate(all="ignore"):
         for launch in plan.launches:
@@ -69,7 +59,7 @@ def _checked(role: str, kind: TensorType, arrays: Mapping[str, Array]) -> Array:
     if role not in arrays:
         raise UserError("HET-R002", f"the input '{role}' is missing", fix="inputs: " + ", ".join(sorted(arrays)))
     array = arrays[role]
-    if array.shape != kind.shape or array.dtype != numpy_type(kind.dtype):
+    if array.shape != kind.shape or array.dtype != numpy_dtype_of(kind.dtype):
         raise UserError("HET-R002", f"'{role}' is {array.dtype}{list(array.shape)}; the kernel takes {kind}")
     return np.ascontiguousarray(array)
 
