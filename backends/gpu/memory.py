@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -61,10 +62,10 @@ class GpuMemory:
         self._device: Any = runtime.get_device(driver)
         self._instance: Any = runtime.VmInstance()
         self._hal: Any = runtime.create_hal_module(self._instance, self._device)
-        self._views: dict[str, Any] = {}
-        self._dtypes: dict[str, DType] = {}
-        self._shared: dict[str, numpy.ndarray] = {}
+        self._bound: dict[str, tuple[Any, DType, numpy.ndarray | None]] = {}
+        """By name: buffer view, element type, and the array whose memory it uses if it is not its own."""
         self._functions: dict[str, LoadedModule] = {}
+        self._make_list, self._view_type = runtime.VmVariantList, runtime.HalBufferView
 
     def bind(self, name: str, array: numpy.ndarray, share: bool = False) -> None:
         """Puts ``array`` on the device under ``name``, replacing what was there.
@@ -79,17 +80,15 @@ class GpuMemory:
             UserError: HET-R002, the element type is not supported.
         """
         try:
-            dtype = DType(array.dtype.name)
+            dtype = _dtype_of(array.dtype)
         except ValueError:
             raise UserError("HET-R002", f"element type {array.dtype.name} is not supported", where=name) from None
         dense = array if array.flags.c_contiguous else numpy.ascontiguousarray(array)
         self.drop([name])
         if share and dense is array and dense.flags.writeable and dense.ctypes.data % _ALIGNMENT_BYTES == 0:
-            self._views[name] = self._shared_view(dense)
-            self._shared[name] = dense
+            self._bound[name] = self._shared_view(dense), dtype, dense
         else:
-            self._views[name] = self._upload(dense)
-        self._dtypes[name] = dtype
+            self._bound[name] = self._upload(dense), dtype, None
 
     def bind_zeros(self, name: str, kind: TensorType) -> None:
         """Puts zeros on the device under ``name``."""
@@ -101,40 +100,38 @@ class GpuMemory:
         Raises:
             UserError: HET-R002, nothing is under ``name``.
         """
-        mapped = self._runtime.DeviceArray(self._device, self.view(name)).to_host()
-        return numpy.array(mapped, dtype=numpy_dtype_of(self._dtypes[name]), copy=True)
+        view = self.view(name)
+        mapped: numpy.ndarray = view.map().asarray(view.shape, numpy_dtype_of(self._bound[name][1]))
+        return mapped.copy()
 
     def drop(self, names: Iterable[str]) -> None:
         """Forgets arrays; their storage is freed when nothing else holds it."""
         for name in names:
-            for table in (self._views, self._dtypes, self._shared):
-                table.pop(name, None)
+            self._bound.pop(name, None)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._views
+        return name in self._bound
 
     @property
     def size_bytes(self) -> int:
         """Bytes of all arrays that are bound (storage under two names counts twice)."""
-        return sum(int(view.byte_length) for view in self._views.values())
+        return sum(int(view.byte_length) for view, _, _ in self._bound.values())
 
     def view(self, name: str) -> Any:
         """The device buffer view under ``name``; HET-R002 if there is none."""
         try:
-            return self._views[name]
+            return self._bound[name][0]
         except KeyError:
             raise UserError("HET-R002", f"'{name}' has no value on the GPU", fix="bind it before the program runs"
                             ) from None
 
     def keep(self, name: str, view: Any, dtype: DType) -> None:
         """Puts an existing buffer view under ``name`` without a copy."""
-        self._shared.pop(name, None)
-        self._views[name] = view
-        self._dtypes[name] = dtype
+        self._bound[name] = view, dtype, None
 
     def rename(self, value: str, cache: str) -> None:
         """Makes what is under ``value`` the contents of ``cache`` too: both names, one storage, no copy."""
-        self.keep(cache, self.view(value), self._dtypes[value])
+        self.keep(cache, self.view(value), self._bound[value][1])
 
     def load(self, module: bytes) -> LoadedModule:
         """The entry function of a compiled module; the same bytes are loaded once.
@@ -168,16 +165,19 @@ class GpuMemory:
             UserError: HET-R002, an argument is not bound.
             ToolError: HET-T002, the runtime refused the call.
         """
-        given = self._runtime.VmVariantList(len(arguments))
+        bound, given = self._bound, self._make_list(len(arguments))
+        push = given.push_ref
         for name, copied in arguments:
-            given.push_ref(self._duplicate(self.view(name)) if copied else self.view(name))
-        returned = self._runtime.VmVariantList(results)
+            view = bound[name][0] if name in bound else self.view(name)
+            push(self._duplicate(view) if copied else view)
+        returned = self._make_list(results)
         try:
             module.context.invoke(module.function, given, returned)
         except (RuntimeError, ValueError) as error:
             raise ToolError("HET-T002", f"the IREE runtime refused a call: {error}",
                             fix="check that every array has the type the region declares") from error
-        return [returned.get_as_object(position, self._runtime.HalBufferView) for position in range(results)]
+        take, kind = returned.get_as_object, self._view_type
+        return [take(position, kind) for position in range(results)]
 
     def _upload(self, array: numpy.ndarray) -> Any:
         return self._device.allocator.allocate_buffer_copy(
@@ -214,6 +214,13 @@ class LoadedModule:
     function: Any
 
 
+@functools.cache
+def _dtype_of(dtype: numpy.dtype[Any]) -> DType:
+    """The reverse of :func:`numpy_dtype_of`; ValueError where there is none."""
+    return DType(dtype.name)
+
+
+@functools.cache
 def numpy_dtype_of(dtype: DType) -> numpy.dtype[Any]:
     """The numpy dtype of a DType; the short floats come from ml_dtypes."""
     if dtype in (DType.BFLOAT16, DType.FLOAT8_E4M3FN, DType.FLOAT8_E5M2):

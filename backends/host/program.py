@@ -26,11 +26,8 @@ class TorchUse:
 
     operators: dict[str, int] = field(default_factory=dict)
     """Calls by operator name."""
-
-    @property
-    def count(self) -> int:
-        """Calls in all."""
-        return sum(self.operators.values())
+    count: int = 0
+    """Calls in all."""
 
 
 def torch_guard() -> contextlib.AbstractContextManager[TorchUse]:
@@ -40,7 +37,7 @@ def torch_guard() -> contextlib.AbstractContextManager[TorchUse]:
 
 @functools.cache
 def _counting_mode() -> type[contextlib.AbstractContextManager[TorchUse]]:
-    """Made once: a guard is put up around every launch."""
+    """Made once: a guard is put up around every run."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Counting(TorchDispatchMode):
@@ -54,6 +51,7 @@ def _counting_mode() -> type[contextlib.AbstractContextManager[TorchUse]]:
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             del types
+            self.use.count += 1
             self.use.operators[str(func)] = self.use.operators.get(str(func), 0) + 1
             return func(*args, **(kwargs or {}))
 

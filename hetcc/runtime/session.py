@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy
 
-from hetcc.backends.host.program import torch_guard
+from hetcc.backends.host.program import TorchUse, torch_guard
 from hetcc.errors import InternalError, ToolError, UserError
 from hetcc.ir import Graph, Role
 from hetcc.ir.serialize import tagged_from_bytes
@@ -16,6 +16,7 @@ from hetcc.ir.subgraph import digest_of, extract, weights_of
 from hetcc.plan.bundle import BundleFiles
 from hetcc.plan.plan import CommitStep, LaunchStep, PhasePlan, Plan, RegionSpec, TransferStep
 from hetcc.plan.tensors import numpy_type
+from hetcc.runtime.counters import Counter, check_room, counters_of
 from hetcc.runtime.devices import RuntimeDevice
 from hetcc.runtime.engines import Engines
 from hetcc.runtime.real_gpu import launch_failed
@@ -35,7 +36,8 @@ class _LoadedPhase:
     regions: Mapping[str, RegionSpec]
     home: Mapping[str, str]
     """Device on which each launched value is."""
-    steps: tuple[Callable[[], StepRecord], ...] = ()
+    counters: tuple[Counter, ...]
+    steps: tuple[Callable[[TorchUse], StepRecord], ...] = ()
 
 
 class Session:
@@ -64,6 +66,8 @@ class Session:
         self.devices: Mapping[str, RuntimeDevice] = devices or self.engines.devices()
         self.cache_device: dict[str, str] = {}
         self.phases: dict[str, _LoadedPhase] = {}
+        self._counts: dict[str, int] = {}
+        """What caches of one integer hold, so that no device has to be asked."""
         self._weights = WeightFiles(files)
         self._bound: set[tuple[str, str]] = set()
         code = {folder: {f"{folder}/{path}": content for path, content in files.below(folder).items()}
@@ -76,7 +80,7 @@ class Session:
     def _load(self, phase: PhasePlan, files: BundleFiles, code: Mapping[str, bytes]) -> None:
         graph = tagged_from_bytes(files.read(f"graphs/{phase.phase}.json")).graph
         regions = {region.name: region for region in phase.regions}
-        loaded = _LoadedPhase(phase, graph, regions, _homes(phase, regions))
+        loaded = _LoadedPhase(phase, graph, regions, _homes(phase, regions), counters_of(graph))
         updates = {cache for region in phase.regions for cache, _ in region.updates}
         in_place = replace(graph, updates=tuple(update for update in graph.updates if update.cache in updates))
         for step in phase.steps:
@@ -105,6 +109,8 @@ class Session:
         """Set the contents of a cache, on the device that holds it."""
         home = device or self.cache_device[name]
         self.cache_device[name] = home
+        if array.size == 1 and array.dtype.kind in "iu":
+            self._counts[name] = int(array.reshape(())[()])
         self.devices[home].put(name, array)
 
     def read_cache(self, name: str) -> Array:
@@ -122,13 +128,15 @@ class Session:
             inputs: array for each input of the phase, of its shape and type.
 
         Raises:
-            UserError: HET-B005 unknown phase, HET-R002 wrong inputs.
+            UserError: HET-B005 unknown phase; HET-R002 wrong inputs, or no room in the caches.
         """
         self.plan.phase(phase)
         loaded = self.phases[phase]
         self._feed(loaded, inputs)
+        check_room(loaded.counters, self._counts, phase)
         self._move_caches(loaded)
-        records = [step() for step in loaded.steps]
+        with torch_guard() as torch_use:
+            records = [step(torch_use) for step in loaded.steps]
         home = loaded.home
         outputs = {spec.name: self.devices[home[spec.name]].get(spec.name) for spec in loaded.plan.outputs}
         observed = {name: self.devices[home[name]].get(name) for name in loaded.plan.observed if name in home}
@@ -153,8 +161,8 @@ class Session:
             if home != cache.device:
                 self.write_cache(cache.name, self.devices[home].get(cache.name), cache.device)
 
-    def _prepared(self, loaded: _LoadedPhase, position: int) -> Callable[[], StepRecord]:
-        """A step as a function of nothing: looked up once, because launches are counted in microseconds."""
+    def _prepared(self, loaded: _LoadedPhase, position: int) -> Callable[[TorchUse], StepRecord]:
+        """A step with all it needs looked up, because launches are counted in microseconds."""
         step = loaded.plan.steps[position]
         if isinstance(step, LaunchStep):
             return self._launch(loaded, position, step)
@@ -163,45 +171,44 @@ class Session:
         assert isinstance(step, CommitStep)
         return self._commit(loaded, position, step)
 
-    def _launch(self, loaded: _LoadedPhase, position: int, step: LaunchStep) -> Callable[[], StepRecord]:
+    def _launch(self, loaded: _LoadedPhase, position: int, step: LaunchStep) -> Callable[[TorchUse], StepRecord]:
         spec = loaded.regions[step.region]
         launch, key = self.devices[spec.device].launch, f"{loaded.plan.phase}/{step.region}"
         where = f"{step.region}: {spec.nodes[0]} ... {spec.nodes[-1]}"
-        moved = spec.bytes_read + spec.bytes_written
+        region, on, flops, moved = step.region, spec.device, spec.flops, spec.bytes_read + spec.bytes_written
+        clock = time.perf_counter
 
-        def run() -> StepRecord:
-            start = time.perf_counter()
-            with torch_guard() as torch_use:
-                try:
-                    evidence = launch(key)
-                except ToolError as error:
-                    if error.code != "HET-G002":
-                        raise
-                    raise launch_failed(error, position, spec, loaded.graph) from error
-                except (RuntimeError, ValueError) as error:
-                    raise InternalError("HET-I001", f"step {position} failed on the {spec.device}: {error}",
-                                        where=where) from error
-            return StepRecord(position, "launch", step.region, spec.device, time.perf_counter() - start,
-                              evidence.engine, spec.flops, moved, evidence.stages_executed, torch_use.count,
-                              evidence.simulated_cycles)
+        def run(torch_use: TorchUse) -> StepRecord:
+            before, start = torch_use.count, clock()
+            try:
+                evidence = launch(key)
+            except ToolError as error:
+                if error.code != "HET-G002":
+                    raise
+                raise launch_failed(error, position, spec, loaded.graph) from error
+            except (RuntimeError, ValueError) as error:
+                raise InternalError("HET-I001", f"step {position} failed on the {spec.device}: {error}",
+                                    where=where) from error
+            return StepRecord(position, "launch", region, on, clock() - start, evidence.engine, flops, moved,
+                              evidence.stages_executed, torch_use.count - before, evidence.simulated_cycles)
 
         return run
 
-    def _transfer(self, position: int, step: TransferStep) -> Callable[[], StepRecord]:
+    def _transfer(self, position: int, step: TransferStep) -> Callable[[TorchUse], StepRecord]:
         source, destination = self.devices[step.source], self.devices[step.destination]
 
-        def run() -> StepRecord:
+        def run(_: TorchUse) -> StepRecord:
             start = time.perf_counter()
             destination.put(step.value, source.get(step.value))
             return StepRecord(position, "transfer", step.value, step.destination, time.perf_counter() - start)
 
         return run
 
-    def _commit(self, loaded: _LoadedPhase, position: int, step: CommitStep) -> Callable[[], StepRecord]:
+    def _commit(self, loaded: _LoadedPhase, position: int, step: CommitStep) -> Callable[[TorchUse], StepRecord]:
         home = next(cache.device for cache in loaded.plan.caches if cache.name == step.cache)
         device, holder = self.devices[step.device], self.devices[home]
 
-        def run() -> StepRecord:
+        def run(_: TorchUse) -> StepRecord:
             start = time.perf_counter()
             device.rename(step.value, step.cache)
             if home != step.device:

@@ -128,6 +128,24 @@ def test_two_sequences_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     compare(subject, bundle)
 
 
+def test_a_step_that_would_write_past_the_caches_is_refused(subject: Subject, tmp_path: Path) -> None:
+    bundle = bundle_of(subject.captured, PlacementChoice("gpu-only"), tmp_path / "bundle")
+    session = host_session(bundle)
+    token = {"input_ids": numpy.zeros((1, 1), numpy.int64)}
+    counters = [name for name in session.cache_device if name.endswith("cumulative_length")]
+    assert counters
+    for name in counters:
+        session.write_cache(name, numpy.array(CONTEXT - 1))
+    session.run("decode", token)  # the last row
+    before = {name: session.read_cache(name) for name in session.cache_device}
+    with pytest.raises(UserError, match=f"hold {CONTEXT} entries") as caught:
+        session.run("decode", token)
+    assert caught.value.code == "HET-R002"
+    assert all(numpy.array_equal(session.read_cache(name), array) for name, array in before.items())
+    session.reset()
+    session.run("decode", token)
+
+
 def test_a_bundle_without_code_runs_only_on_devices_that_need_none(subject: Subject, tmp_path: Path) -> None:
     bundle = bundle_of(subject.captured, PlacementChoice("gpu-only"), tmp_path / "bundle")
     with pytest.raises(UserError) as caught:
