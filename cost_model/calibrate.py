@@ -6,7 +6,8 @@ prices of its clusters, by ``gpu.kernel_parts``. Three stages, each with the num
 1. launches, from the class with the smallest programs that differ in how many they are;
 2. bandwidths of memory and cache, the usable share of the cache, overlap and padding of products, from the class that
    moves the most bytes;
-3. per class the fractions, the latency and the curve over sizes, whose points are spread over the sizes observed.
+3. per class the fractions, the latency, the share in what the cache gains, and the curve over sizes, whose points are
+   spread over the sizes observed.
 
 Each stage is a least-squares fit of logarithms, ``log(predicted / measured)``, with a loss that grows linearly with
 outliers (``scipy.optimize.least_squares``, soft L1) and weak priors: time grows linearly with bytes, latency is small.
@@ -34,7 +35,7 @@ from hetcc.ir import OperatorClass
 
 Cluster = tuple[WorkItem, ...]
 _MATRIX = frozenset({PROJECTION, *(item.value for item in MATRIX_CLASSES)})
-_POINTS = 8
+_POINTS = 12
 _PRIOR_WEIGHT = 0.03
 _SAME_INTENSITY = 1.3
 _LEAST_EXPONENT = 0.01
@@ -105,7 +106,7 @@ def fit_profile(observations: Sequence[Observation], facts: Facts) -> Draft:
     # Two programs with as little work as possible and different numbers of launches tell both launches.
     least = min(sorted(by_kind), key=lambda kind: (len({one.launches for one in by_kind[kind]}) < 2, min(
         one.bytes_moved / max(one.launches, 1) for one in by_kind[kind])))
-    draft = _fit_launches(draft, by_kind[least], facts)
+    draft = _within_all(_fit_launches(draft, by_kind[least], facts), observations)
     most = max(by_kind, key=lambda kind: (kind == PROJECTION, max(one.bytes_moved for one in by_kind[kind])))
     draft = _fit_memory(draft, most, by_kind[most], facts)
     for kind, found in by_kind.items():
@@ -154,22 +155,31 @@ def _fit_launches(draft: Draft, found: Sequence[Observation], facts: Facts) -> D
     return replace(draft, region_s=fitted.region_s, launch_s=fitted.launch_s)
 
 
+def _within_all(draft: Draft, observations: Sequence[Observation]) -> Draft:
+    """Launches no longer than any program leaves room for; what a class needs beyond them is its latency."""
+    region = min(draft.region_s, *(one.time_s for one in observations))
+    rooms = [(one.time_s - region) / one.launches for one in observations if one.launches and one.time_s > region]
+    return replace(draft, region_s=region, launch_s=min(draft.launch_s, *rooms))
+
+
 def _fit_memory(draft: Draft, kind: str, found: Sequence[Observation], facts: Facts) -> Draft:
-    """What all classes share, from the class that moves the most; its own fraction is 1 by definition.
+    """What all classes share, from the class that moves the most; its own fraction, and its share in the cache, are 1 by
+    definition.
 
     The error has steps over the usable share of the cache, where another working set fits. So shares are tried in turn.
     """
     shape = _Shape.of(kind, found, draft)
-    start = [math.log(draft.bandwidth), math.log(2.0), math.log(3.0), math.log(1.5), *shape.start[1:]]
+    own = slice(2, None)  # its fraction and its share in the cache are 1
+    start = [math.log(draft.bandwidth), math.log(2.0), math.log(3.0), math.log(1.5), *shape.start[own]]
     limits = [(-math.inf, math.inf), (0.0, math.log(20.0)), (0.0, math.log(8.0)), (0.0, math.log(8.0)),
-              *shape.limits[1:]]
+              *shape.limits[own]]
 
     def build_for(usable: float) -> Callable[[numpy.ndarray], Draft]:
         def build(numbers: numpy.ndarray) -> Draft:
             bandwidth, ratio, overlap, granule = (math.exp(number) for number in numbers[:4])
             shared = replace(draft, bandwidth=bandwidth, cache_bandwidth=bandwidth * ratio, usable=usable,
                              overlap=overlap, granule=granule)
-            return replace(shared, classes={kind: shape.drafted([0.0, *numbers[4:]], found)})
+            return replace(shared, classes={kind: shape.drafted([0.0, 1.0, *numbers[4:]], found)})
 
         return build
 
@@ -199,7 +209,8 @@ def _fit_class(draft: Draft, kind: str, found: Sequence[Observation], facts: Fac
 
 @dataclass(frozen=True)
 class _Shape:
-    """Which numbers of a class are free: fraction, latency, arithmetic if it can be told apart, curve exponents."""
+    """Which numbers of a class are free: fraction, share in the cache, latency, arithmetic if it can be told apart, and
+    the exponents of the curve."""
 
     points: tuple[int, ...]
     separable: bool
@@ -221,14 +232,14 @@ class _Shape:
         rate = max(one.flops / one.time_s for one in found) / peak
         rate = rate if rate > 0.0 else 1.0
         exponents = max(len(points) - 1, 0)
-        start = [0.0, 0.1, *([math.log(rate)] if separable else []), *([1.0] * exponents)]
-        limits = [(-math.inf, math.inf), (0.0, math.inf), *([(-math.inf, math.inf)] if separable else []),
+        start = [0.0, 1.0, 0.1, *([math.log(rate)] if separable else []), *([1.0] * exponents)]
+        limits = [(-math.inf, math.inf), (0.0, 1.0), (0.0, math.inf), *([(-math.inf, math.inf)] if separable else []),
                   *([(_LEAST_EXPONENT, 3.0)] * exponents)]
         return cls(points, separable, 2.0 * rate, start, limits, draft.launch_s)
 
     def drafted(self, numbers: Sequence[float], found: Sequence[Observation]) -> ClassDraft:
         """The class at these numbers. Factors follow from exponents: times from point to point are powers of size."""
-        fraction, latency, *rest = (float(number) for number in numbers)
+        fraction, share, latency, *rest = (float(number) for number in numbers)
         compute = math.exp(rest.pop(0)) if self.separable else self.compute_fraction
         factors = [1.0] * min(len(self.points), 1)
         for (lower, upper), exponent in zip(zip(self.points[:-1], self.points[1:], strict=True), rest, strict=True):
@@ -236,7 +247,7 @@ class _Shape:
         top = max(factors, default=1.0)
         sizes = tuple((at, factor / top) for at, factor in zip(self.points, factors, strict=True))
         spread = float(numpy.median([one.spread for one in found]))
-        return ClassDraft(math.exp(fraction) * top, compute, latency * self.unit_s, sizes, spread, self.separable)
+        return ClassDraft(math.exp(fraction) * top, compute, latency * self.unit_s, share, sizes, spread, self.separable)
 
 
 def _is(kind: str, operator: OperatorClass) -> bool:

@@ -53,6 +53,7 @@ class ClassDraft:
     bandwidth_fraction: float = 1.0
     compute_fraction: float = 1.0
     latency_s: float = 0.0
+    cache_share: float = 1.0
     sizes: tuple[tuple[int, float], ...] = ()
     """(bytes, factor) of ``bandwidth_by_size``."""
     spread: float = 0.0
@@ -148,6 +149,8 @@ def _achieved(one: ClassDraft, facts: Facts) -> dict[str, Any]:
                              "compute_fraction": arithmetic.of(one.compute_fraction, "1")}
     if one.latency_s > 0.0:
         found["latency_s"] = numbers.of(one.latency_s, "s")
+    if one.cache_share < 1.0:
+        found["cache_share"] = numbers.exactly(one.cache_share, "1", facts.source)
     if one.sizes:
         # The interval of the fraction holds for all sizes; one per point as well would count the same spread twice.
         found["bandwidth_by_size"] = [{"at": at, "factor": numbers.exactly(factor, "1", facts.source)}

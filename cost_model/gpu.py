@@ -62,6 +62,8 @@ def kernel_numbers(works: Sequence[WorkItem], device: Device, baseline: Baseline
         found["latency"] += [number for number in (achieved.overhead_s, achieved.latency_s) if number is not None]
         found["memory"].append(achieved.bandwidth_fraction)
         found["memory"] += [point.factor for point in achieved.bandwidth_by_size]
+        if achieved.cache_share is not None and work.recent:
+            found["memory"].append(achieved.cache_share)
         if achieved.skinny is not None and work.product is not None:
             found["memory"].append(achieved.skinny.bandwidth_fraction)
         if work.flops:
@@ -76,14 +78,17 @@ def achieved_for(baseline: Baseline, work: Work, operator_class: OperatorClass) 
 
 
 def memory_time_s(work: Work, device: Device, achieved: Achieved, corner: Corner) -> float:
-    """Time of the traffic of one operator: what the last-level cache still holds is read at its bandwidth."""
+    """Time of the traffic of one operator: what the last-level cache still holds is read at its bandwidth, or nearer to
+    that of memory as far as the class has only a share in it."""
     if not work.bytes_moved:
         return 0.0
     memory = device.memory
     cached = cached_bytes(work, device, corner)
     seconds = (work.bytes_moved - cached) / memory.bandwidth_bytes_per_s.rate(corner)
     if memory.on_chip_bandwidth_bytes_per_s is not None:
-        seconds += cached / memory.on_chip_bandwidth_bytes_per_s.rate(corner)
+        far, near = memory.bandwidth_bytes_per_s.rate(corner), memory.on_chip_bandwidth_bytes_per_s.rate(corner)
+        share = smaller(achieved.cache_share.rate(corner), 1.0) if achieved.cache_share is not None else 1.0
+        seconds += cached * (share / near + (1.0 - share) / far)
     fraction = bandwidth_fraction(work.product, achieved, corner)
     return seconds / (fraction * factor_at(achieved.bandwidth_by_size, work.bytes_moved, corner))
 

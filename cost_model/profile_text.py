@@ -26,9 +26,10 @@ def _table(table: Mapping[str, Any], path: str) -> list[str]:
     for key, value in table.items():
         inside = f"{path}.{_name(key)}" if path else _name(key)
         if isinstance(value, Mapping) and not _is_plain(value):
-            # A table that only holds tables needs no header of its own.
+            # A table that only holds tables needs no header of its own; one that holds nothing does.
             body = _table(value, inside)
-            lines += ["", f"[{inside}]", *body] if any(_is_plain(part) for part in value.values()) else body
+            own = not value or any(_is_plain(part) for part in value.values())
+            lines += ["", f"[{inside}]", *body] if own else body
         elif isinstance(value, list):
             for item in value:
                 lines += ["", f"[[{inside}]]", *_table(item, inside)]

@@ -48,8 +48,8 @@ def predict(  # the signature is the command's interface: one line per option
     settings: shared.Settings = None, gpu: shared.Gpu = "mi210", fpga: shared.Fpga = "u55c",
     baseline: shared.Baseline = "tuned", link: shared.Link = "published", time_weight: shared.TimeWeight = 1.0,
     energy_weight: shared.EnergyWeight = 0.0, partitioner: shared.Partitioner = "optimal",
-    place: shared.Places = None, draws: shared.Draws = ROBUSTNESS_DRAWS, listed: Listed = False,
-    as_json: shared.AsJson = False,
+    place: shared.Places = None, no_rewrite: shared.NoRewrites = None, draws: shared.Draws = ROBUSTNESS_DRAWS,
+    listed: Listed = False, as_json: shared.AsJson = False,
 ) -> None:
     """Predict latency, speed-up, energy and placement with their ranges, at one size or many."""
     if listed:
@@ -63,7 +63,7 @@ def predict(  # the signature is the command's interface: one line per option
     request = CaptureRequest(model, (phase,) if phase else (), batches[0], contexts[0], min(prompt, *contexts),
                              DType(dtype), pairs)
     options = CompileOptions(request, gpu, fpga, baseline=baseline, links=link, choice=PlacementChoice(
-        partitioner, forced, None, Objective(time_weight, energy_weight)))
+        partitioner, forced, None, Objective(time_weight, energy_weight)), without_rewrites=tuple(no_rewrite or ()))
     found = _predict(options, batches, contexts, draws)
     if as_json:
         print_json({"kind": "predicted", "model": model, "gpu": gpu, "fpga": fpga, "baseline": baseline, "link": link,

@@ -12,7 +12,7 @@ from hetcc.cost_model.quantity import Quantity
 
 FASTER_IF_MORE = ("bandwidth_bytes_per_s", "on_chip_bytes", "on_chip_bandwidth_bytes_per_s", "on_chip_usable_fraction",
                   "matrix_flops_per_s", "vector_flops_per_s", "bandwidth_fraction", "compute_fraction", "factor",
-                  "overlap_exponent", "rows", "clock_hz", "dsp_count", "dsp_usable_fraction", "lut_count",
+                  "overlap_exponent", "rows", "cache_share", "clock_hz", "dsp_count", "dsp_usable_fraction", "lut_count",
                   "bram36_count", "uram_count", "memory_usable_fraction", "ports_per_kernel", "port_bytes_per_cycle",
                   "bram_bytes_per_cycle", "uram_bytes_per_cycle", "elements_per_cycle", "topk_elements_per_cycle",
                   "sort_elements_per_cycle")

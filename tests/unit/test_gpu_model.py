@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from hetcc.cost_model.device import load_device
-from hetcc.cost_model.gpu import cached_bytes, factor_at, flops_in_waves
+from hetcc.cost_model.gpu import cached_bytes, factor_at, flops_in_waves, memory_time_s
 from hetcc.cost_model.parts import power_mean
 from hetcc.cost_model.price import Bound, price
 from hetcc.cost_model.profile import Achieved, SizePoint, Skinny
@@ -116,6 +116,19 @@ def test_the_cache_holds_what_was_touched_last(distance, held):
     warm = price([(work, OperatorClass.COPY, F32)], MI210)
     assert warm.time_s < cold.time_s if held else warm.time_s == cold.time_s
     assert warm.energy_j <= cold.energy_j
+
+
+def test_a_class_has_its_share_in_what_the_cache_gains():
+    work = replace(Work(bytes_read=1 << 20), recent=((1 << 20, 0),))
+    def seconds(share, recent=work):
+        achieved = Achieved(bandwidth_fraction=number(1.0), compute_fraction=number(1.0),
+                            cache_share=None if share is None else number(share))
+        return memory_time_s(recent, MI210, achieved, Corner.LIKELY)
+
+    far = seconds(None, replace(work, recent=()))
+    assert seconds(None) == seconds(1.0) < seconds(0.5) < seconds(0.0) == pytest.approx(far)
+    assert seconds(0.5) == pytest.approx((seconds(0.0) + seconds(1.0)) / 2)
+    assert seconds(3.0) == seconds(1.0), "no more than the whole gain"
 
 
 def test_a_power_mean_lies_between_the_larger_and_the_sum():

@@ -200,7 +200,8 @@ def test_command() -> None:
 
 @pytest.mark.parametrize(("words", "code"), [
     (("llama", "--batch", "1,x"), "HET-U001"), (("llama", "--context", "0"), "HET-C003"), ((), "HET-U001"),
-    (("workload:none",), "HET-C001"), (("workload:flat-inner-product", "--set", "depth=3"), "HET-C002")])
+    (("llama", "--no-rewrite", "none"), "HET-U001"), (("workload:none",), "HET-C001"),
+    (("workload:flat-inner-product", "--set", "depth=3"), "HET-C002")])
 def test_wrong_requests_are_named(words: tuple[str, ...], code: str) -> None:
     done = hetcc("predict", *words)
     assert code in done.err and done.code == 2, done.err
