@@ -163,8 +163,8 @@ def _within_all(draft: Draft, observations: Sequence[Observation]) -> Draft:
 
 
 def _fit_memory(draft: Draft, kind: str, found: Sequence[Observation], facts: Facts) -> Draft:
-    """What all classes share, from the class that moves the most; its own fraction, and its share in the cache, are 1 by
-    definition.
+    """What all classes share, from the class that moves the most; its own fraction and its share in the cache are
+    1 by definition.
 
     The error has steps over the usable share of the cache, where another working set fits. So shares are tried in turn.
     """
@@ -210,7 +210,8 @@ def _fit_class(draft: Draft, kind: str, found: Sequence[Observation], facts: Fac
 @dataclass(frozen=True)
 class _Shape:
     """Which numbers of a class are free: fraction, share in the cache, latency, arithmetic if it can be told apart, and
-    the exponents of the curve."""
+    the exponents of the curve.
+    """
 
     points: tuple[int, ...]
     separable: bool
@@ -247,7 +248,8 @@ class _Shape:
         top = max(factors, default=1.0)
         sizes = tuple((at, factor / top) for at, factor in zip(self.points, factors, strict=True))
         spread = float(numpy.median([one.spread for one in found]))
-        return ClassDraft(math.exp(fraction) * top, compute, latency * self.unit_s, share, sizes, spread, self.separable)
+        return ClassDraft(math.exp(fraction) * top, compute, latency * self.unit_s, share, sizes, spread,
+                          self.separable)
 
 
 def _is(kind: str, operator: OperatorClass) -> bool:

@@ -79,7 +79,8 @@ def achieved_for(baseline: Baseline, work: Work, operator_class: OperatorClass) 
 
 def memory_time_s(work: Work, device: Device, achieved: Achieved, corner: Corner) -> float:
     """Time of the traffic of one operator: what the last-level cache still holds is read at its bandwidth, or nearer to
-    that of memory as far as the class has only a share in it."""
+    that of memory as far as the class has only a share in it.
+    """
     if not work.bytes_moved:
         return 0.0
     memory = device.memory

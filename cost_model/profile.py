@@ -96,8 +96,8 @@ class Achieved(Record):
                                   "end; once per kernel, the largest of its operators; absent: none")
     skinny: Skinny | None = None
     cache_share: Quantity | None = Field(
-        default=None, description="how much of the cache's gain over memory reaches the operators: 0 for those whose way "
-                                  "of reading is as slow from either; at most 1; absent: 1")
+        default=None, description="how much of the cache's gain over memory reaches the operators: 0 for those whose "
+                                  "way of reading is as slow from either; at most 1; absent: 1")
     bandwidth_by_size: tuple[SizePoint, ...] = Field(default=(), description="over bytes; absent: all sizes alike")
     compute_by_size: tuple[SizePoint, ...] = Field(default=(), description="over flops; absent: all sizes alike")
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from hetcc.cost_model.price import WorkItem
-from hetcc.cost_model.reuse import Recent, distances
+from hetcc.cost_model.reuse import Recent, Touches
 from hetcc.cost_model.work import Work, storage_of, works_of
 from hetcc.ir import Graph, Stage
 from hetcc.passes.clusters import NodeGroup
@@ -47,6 +47,8 @@ class WholeModel:
         self.objective = objective
         short = estimate(model.tagged.graph, model.clustering, devices, objective)
         self.expansion = Expansion(short.problem, model.container, model.layer_of)
+        self._touches: tuple[object, Touches] | None = None
+        """Last used: what the clusters of the short model read, and what follows for the whole one."""
         self._rename(model)
 
     def table(self, model: SizedModel) -> CostTable:
@@ -109,11 +111,21 @@ class WholeModel:
 
     def _recents(self, graph: Graph, counted: Sequence[tuple[WorkItem, ...]]) -> list[tuple[Recent, ...]]:
         """By cluster of the whole model: how long ago what it reads was touched, over all layers in order."""
-        reads = [[[(size, names.get(name, name)) for size, name in work.reads] for work, _, _ in counted[copy.original]]
-                 for copy, names in zip(self.expansion.clusters, self._names, strict=True)]
+        read = [tuple(tuple(name for _, name in work.reads) for work, _, _ in items) for items in counted]
+        if self._touches is None or self._touches[0] != read:
+            self._touches = read, self._touches_of(graph, read)
+        sizes = [[[size for size, _ in work.reads] for work, _, _ in items] for items in counted]
         moved = [sum(work.bytes_moved for work, _, _ in items) for items in counted]
-        values = {whole: graph.values[short] for whole, short in self._short_name.items()}
-        return distances(values, self._made, reads, [moved[copy.original] for copy in self.expansion.clusters])
+        originals = [copy.original for copy in self.expansion.clusters]
+        return self._touches[1].distances(
+            [sizes[place] for place in originals], [moved[place] for place in originals],
+            {whole: graph.values[short].type.size_bytes for whole, short in self._short_name.items()})
+
+    def _touches_of(self, graph: Graph, read: Sequence[Sequence[Sequence[str]]]) -> Touches:
+        values = {whole: replace(graph.values[short], name=whole) for whole, short in self._short_name.items()}
+        reads = [[[names.get(name, name) for name in entries] for entries in read[copy.original]]
+                 for copy, names in zip(self.expansion.clusters, self._names, strict=True)]
+        return Touches.of(values, self._made, reads)
 
     def _residents(self, graph: Graph, groups: Sequence[NodeGroup],
                    counted: Sequence[tuple[WorkItem, ...]]) -> dict[str, tuple[tuple[int, int], ...]]:
