@@ -49,6 +49,8 @@ class EmittedRegion:
     """Path relative to the back end's folder in the bundle -> contents. Same input, same bytes."""
     entry: str = ""
     """Path of the file the runtime loads, relative like ``files``; empty for the host."""
+    policy: str = "exact"
+    """Numeric policy of what was made; see ``--policy``."""
 
 
 class Support(Protocol):

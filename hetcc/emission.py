@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy
 
 from hetcc.backends.contract import EmittedRegion, Rejected
+from hetcc.cost_model.price import reconfiguration
+from hetcc.cost_model.profile import Device
 from hetcc.errors import UserError
 from hetcc.ir import Graph
 from hetcc.ir.subgraph import digest_of, weights_of
 from hetcc.options import EmissionOptions
 from hetcc.passes.phase import PlannedPhase
+from hetcc.plan.plan import LaunchStep
 from hetcc.stopwatch import Stopwatch
+from hetcc.store import Store
+
+if TYPE_CHECKING:
+    from hetcc.backends.fpga.packing import Packing
 
 HOST_ENGINES = {"aten": "torch eager (host)", "onnx": "onnx reference (host)"}
 
@@ -27,6 +36,8 @@ class Emission:
     """By ``phase/region``; entries are paths in the bundle."""
     refused: Mapping[str, Rejected] = field(default_factory=dict)
     """Regions their device's tools do not take after all, by ``phase/region``."""
+    packing: Packing | None = None
+    """Which FPGA kernels share an xclbin; None before that is known, or without FPGA kernels."""
 
 
 def key_of(phase: str, region: str) -> str:
@@ -35,8 +46,8 @@ def key_of(phase: str, region: str) -> str:
 
 
 def emit(phases: Sequence[PlannedPhase], options: EmissionOptions, constants: Mapping[str, numpy.ndarray],
-         watch: Stopwatch) -> Emission:
-    """Generate code for every region of every phase; equal programs are compiled once."""
+         watch: Stopwatch, store: Store | None = None) -> Emission:
+    """Generate code for every region of every phase; equal programs are compiled once, and kept in ``store``."""
     by_device: dict[str, dict[str, Graph]] = {"gpu": {}, "fpga": {}, "host": {}}
     for phase in phases:
         for program in phase.programs:
@@ -45,16 +56,18 @@ def emit(phases: Sequence[PlannedPhase], options: EmissionOptions, constants: Ma
     found: dict[str, EmittedRegion] = {}
     refused: dict[str, Rejected] = {}
     with watch.stage("emit gpu"):
-        results = _emit_gpu(by_device["gpu"], options, watch)
+        results = _emit_gpu(by_device["gpu"], options, watch, store)
     with watch.stage("emit fpga"):
-        results |= _emit_fpga(by_device["fpga"], options, constants)
+        shared = max((sum(program.device == "fpga" for program in {
+            digest_of(one.program): one for one in phase.programs}.values()) for phase in phases), default=1)
+        results |= _emit_fpga(by_device["fpga"], options, constants, max(shared, 1))
     for key, result in results.items():
         if isinstance(result, Rejected):
             refused[key] = result
             continue
         folder = "gpu" if key in by_device["gpu"] else "fpga"
         files.update({f"{folder}/{path}": content for path, content in result.files.items()})
-        found[key] = EmittedRegion(result.engine, {}, f"{folder}/{result.entry}")
+        found[key] = EmittedRegion(result.engine, {}, f"{folder}/{result.entry}", result.policy)
     files |= _gpu_manifest(files)
     for key, hosted in by_device["host"].items():
         domain = hosted.nodes[0].operator.domain if hosted.nodes else "aten"
@@ -70,20 +83,24 @@ def _gpu_manifest(files: Mapping[str, bytes]) -> dict[str, bytes]:
     return {MANIFEST_NAME: resource_manifest(emitted)} if emitted else {}
 
 
-def _emit_gpu(regions: Mapping[str, Graph], options: EmissionOptions,
-              watch: Stopwatch) -> dict[str, EmittedRegion | Rejected]:
+def _emit_gpu(regions: Mapping[str, Graph], options: EmissionOptions, watch: Stopwatch,
+              store: Store | None) -> dict[str, EmittedRegion | Rejected]:
     """GPU modules take constants as arguments, like weights; the runtime binds them."""
     from hetcc.backends.gpu.emit import emit_many
 
     def progress(done: int, total: int, name: str) -> None:
         watch.progress(f"emit gpu: {done} of {total} programs ({name})")
 
-    return emit_many(regions, options.targets, progress=progress) if regions else {}
+    return emit_many(regions, options.targets, progress=progress, store=store) if regions else {}
 
 
-def _emit_fpga(regions: Mapping[str, Graph], options: EmissionOptions,
-               constants: Mapping[str, numpy.ndarray]) -> dict[str, EmittedRegion | Rejected]:
+def _emit_fpga(regions: Mapping[str, Graph], options: EmissionOptions, constants: Mapping[str, numpy.ndarray],
+               kernels: int) -> dict[str, EmittedRegion | Rejected]:
+    """Kernels in the policy asked for, where it means anything to them; ``kernels`` of them share the card."""
+    if not regions:
+        return {}
     from hetcc.backends.fpga.emit import emit as emit_region
+    from hetcc.backends.fpga.formats import EXACT
 
     made: dict[tuple[str, tuple[bytes, ...]], EmittedRegion | Rejected] = {}
     results: dict[str, EmittedRegion | Rejected] = {}
@@ -92,9 +109,61 @@ def _emit_fpga(regions: Mapping[str, Graph], options: EmissionOptions,
         numbers = {name: constants[name] for name in weights_of(program) if name in constants}
         identity = digest_of(program), tuple(array.tobytes() for array in numbers.values() if array.size == 1)
         if identity not in made:
-            made[identity] = emit_region(program, key, numbers, with_verilog=options.verilog)
+            made[identity] = emit_region(program, key, numbers, with_verilog=options.verilog, kernels=kernels,
+                                         policy=options.policy)
+            if isinstance(made[identity], Rejected) and options.policy != EXACT:
+                made[identity] = emit_region(program, key, numbers, with_verilog=options.verilog, kernels=kernels)
         results[key] = made[identity]
     return results
+
+
+def packed(phases: Sequence[PlannedPhase], made: Emission, card: Device) -> Emission:
+    """The same with its FPGA kernels put into as few xclbins as possible, and the files that say so."""
+    packing = _packing_of(phases, made)
+    if packing is None:
+        return made
+    return replace(made, packing=packing, files={**made.files, **_packing_files(packing, made, card)})
+
+
+def _packing_of(phases: Sequence[PlannedPhase], made: Emission) -> Packing | None:
+    from hetcc.backends.fpga.packing import demand_of, pack
+    from hetcc.backends.fpga.stage_graph import StageGraph
+    from hetcc.ir.subgraph import interface_of
+
+    uses: dict[str, list[Sequence[str]]] = {}
+    kernels: dict[str, str] = {}
+    sequences: dict[str, list[str]] = {}
+    for phase in phases:
+        for program in phase.programs:
+            key = key_of(phase.name, program.name)
+            if program.device == "fpga" and key in made.regions:
+                folder = made.regions[key].entry.rpartition("/")[0]
+                kernels[key] = json.loads(made.files[f"{folder}/report.json"])["kernel"]
+                uses.setdefault(folder, []).append((*interface_of(program.program), *program.program.outputs))
+        launched = [key_of(phase.name, step.region) for step in phase.steps if isinstance(step, LaunchStep)]
+        sequences[phase.name] = [kernels[key] for key in launched if key in kernels]
+    if not uses:
+        return None
+    graphs = {folder: StageGraph.from_json(made.files[f"{folder}/stages.json"]) for folder in uses}
+    named = {folder: json.loads(made.files[f"{folder}/report.json"])["kernel"] for folder in uses}
+    return pack([demand_of(named[folder], graphs[folder], uses[folder]) for folder in sorted(uses)], sequences)
+
+
+def _packing_files(packing: Packing, made: Emission, card: Device) -> dict[str, bytes]:
+    """``fpga/packing.json``, and for every xclbin its link configuration and emulation file."""
+    from hetcc.backends.fpga.cycles import DEFAULT_CLOCK_HZ
+    from hetcc.backends.fpga.packing import link_config, to_json
+    from hetcc.backends.fpga.packing_files import emulation_of
+
+    stages = {json.loads(made.files[path])["kernel"]: made.files[f"{path.rpartition('/')[0]}/stages.json"]
+              for path in made.files if path.startswith("fpga/") and path.endswith("/report.json")}
+    load = reconfiguration(card)
+    files = {"fpga/packing.json": (json.dumps(to_json(packing, load.time_s, load.energy_j), indent=1, sort_keys=True)
+                                   + "\n").encode()}
+    for one in packing.packs:
+        files[f"fpga/{one.name}/link.cfg"] = link_config(one, DEFAULT_CLOCK_HZ)
+        files[f"fpga/{one.name}/emulation.xclbin"] = emulation_of(one, stages, DEFAULT_CLOCK_HZ)
+    return files
 
 
 def clusters_refused(phase: PlannedPhase, emission: Emission) -> list[tuple[str, str, str]]:

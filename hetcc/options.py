@@ -13,6 +13,8 @@ EMIT_CHOICES = ("auto", "always", "never")
 REWRITES = ("narrow-to-selection", "reassociate")
 """Rewriting passes that can be left out."""
 ROBUSTNESS_DRAWS = 64
+POLICIES = ("exact", "quantised:int8", "quantised:int16", "quantised:bf16")
+"""How the FPGA's products with tables are computed; any but the first changes results, and is only taken when asked."""
 FALLBACK_CHOICES = ("fallback", "warn", "error")
 
 
@@ -37,6 +39,8 @@ class EmissionOptions:
     verilog: bool = True
     on_unsupported: str = "warn"
     """``fallback`` (say nothing), ``warn`` or ``error`` when the host has to run something."""
+    policy: str = "exact"
+    """One of ``POLICIES``; kernels without a product of table rows stay exact."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +67,15 @@ class CompileOptions:
     emission: EmissionOptions = field(default_factory=EmissionOptions)
     without_rewrites: tuple[str, ...] = ()
     """Names of rewriting passes to leave out."""
+    fresh: bool = False
+    """Capture, prove and compile everything anew, refusals of the tools included, and replace what the cache holds."""
 
     def __post_init__(self) -> None:
         for name in self.without_rewrites:
             if name not in REWRITES:
                 raise UserError("HET-U001", f"--no-rewrite is '{name}'", fix=f"use one of {', '.join(REWRITES)}")
         for name, value, choices in (("emit", self.emit, EMIT_CHOICES),
-                                     ("on-unsupported", self.emission.on_unsupported, FALLBACK_CHOICES)):
+                                     ("on-unsupported", self.emission.on_unsupported, FALLBACK_CHOICES),
+                                     ("policy", self.emission.policy, POLICIES)):
             if value not in choices:
                 raise UserError("HET-U001", f"--{name} is '{value}'", fix=f"use one of {', '.join(choices)}")

@@ -7,12 +7,13 @@ import resource
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hetcc import emission, planning
 from hetcc.backends.gpu.tools import target_named
 from hetcc.capture.model import CapturedModel, CaptureRequest
 from hetcc.cost_model.device import load_device
+from hetcc.cost_model.price import reconfiguration
 from hetcc.cost_model.transfer import load_links
 from hetcc.errors import InternalError, UserError
 from hetcc.ir import Stage
@@ -30,6 +31,7 @@ from hetcc.plan.plan import (
     PartitionSpec,
     PhasePlan,
     Plan,
+    Policy,
     Prediction,
     RegionSpec,
     RobustnessSpec,
@@ -42,6 +44,7 @@ from hetcc.reopen import Reopened, bundle_named, reopen
 from hetcc.report.explain import explanation_to_bytes
 from hetcc.report.summary import compile_summary
 from hetcc.stopwatch import Stopwatch, silent
+from hetcc.store import Store
 
 RUNS_HERE = "llvm-cpu"
 """The target that is always added: its code is what this machine can run."""
@@ -78,8 +81,9 @@ def compile_model(options: CompileOptions, output: Path | None = None, *, force:
         options = replace(options, request=again.captured.request, without_rewrites=again.without_rewrites)
         return compile_captured(again.captured, options, output, force=force, watch=watch, again=again)
     with watch.stage("capture"):
-        captured = _capture(options.request, progress)
-    return compile_captured(captured, options, output, force=force, watch=watch)
+        store = Store(fresh=options.fresh)
+        captured = _capture(options.request, progress, store)
+    return compile_captured(captured, options, output, force=force, watch=watch, store=store)
 
 
 def check_choices(options: CompileOptions) -> None:
@@ -107,21 +111,22 @@ def with_targets(options: CompileOptions) -> CompileOptions:
     return replace(options, emission=replace(options.emission, targets=(*((own,) if own else ()), RUNS_HERE)))
 
 
-def _capture(request: CaptureRequest, progress: Callable[[str], None]) -> CapturedModel:
+def _capture(request: CaptureRequest, progress: Callable[[str], None], store: Store) -> CapturedModel:
     from hetcc.capture import capture
 
-    return capture(request, progress)
+    return capture(request, progress, store)
 
 
 def compile_captured(captured: CapturedModel, options: CompileOptions, output: Path | None, *, force: bool,
-                     watch: Stopwatch, again: Reopened | None = None) -> Compiled:
-    """The flow after capture; ``again`` holds graphs that are tagged already."""
+                     watch: Stopwatch, again: Reopened | None = None, store: Store | None = None) -> Compiled:
+    """The flow after capture; ``again`` holds graphs that are tagged already, ``store`` what was made before."""
     options = with_targets(options)
+    store = store or Store(fresh=options.fresh)
     devices = device_set(options)
     choices = _choice_by_phase(captured, options)
     if again is None:
         phases = tuple(planning.plan_phase(name, graph, captured.request, devices, choices[name], watch,
-                                           options.without_rewrites)
+                                           options.without_rewrites, store)
                        for name, graph in captured.graphs.items())
     else:
         phases = tuple(planning.plan_tagged(name, tagged, again.rewrites[name], captured.request, devices,
@@ -133,7 +138,8 @@ def compile_captured(captured: CapturedModel, options: CompileOptions, output: P
     wants_code = options.emit == "always" or (options.emit == "auto" and captured.has_weights and not misfits)
     made = emission.Emission()
     if wants_code:
-        phases, made = _emit(phases, captured, options, watch)
+        phases, made = _emit(phases, captured, options, watch, store)
+        made = emission.packed(phases, made, devices.profiles["fpga"])
     with watch.stage("bundle"):
         plan = build_plan(captured, phases, options, devices, made, fits=not misfits)
         files = bundle_files(captured, plan, phases, devices, made, options)
@@ -192,11 +198,11 @@ def _peak_rss() -> int:
 
 
 def _emit(phases: tuple[PlannedPhase, ...], captured: CapturedModel, options: CompileOptions,
-          watch: Stopwatch) -> tuple[tuple[PlannedPhase, ...], emission.Emission]:
+          watch: Stopwatch, store: Store) -> tuple[tuple[PlannedPhase, ...], emission.Emission]:
     """Generate code; a region its tools refuse is placed elsewhere and the rest is generated again (from the cache)."""
     choices = _choice_by_phase(captured, options)
     for _ in range(_DEMOTION_ROUNDS):
-        made = emission.emit(phases, options.emission, captured.constants, watch)
+        made = emission.emit(phases, options.emission, captured.constants, watch, store)
         if not made.refused:
             emission.check_fallbacks(phases, options.emission, watch)
             return phases, made
@@ -227,8 +233,11 @@ def _phase_plan(phase: PlannedPhase, options: CompileOptions, made: emission.Emi
         return TensorSpec(name=name, shape=graph.type_of(name).shape, dtype=graph.type_of(name).dtype.value)
 
     outputs = [name for name in graph.outputs if name not in phase.observed]
+    loads = made.packing.loads.get(phase.name, 0) if made.packing is not None else 0
+    load = reconfiguration(devices.profiles["fpga"])
     prediction = Prediction(
-        baseline=options.baseline, latency_s=phase.placement.cost.time_s, energy_j=phase.placement.cost.energy_j,
+        baseline=options.baseline, latency_s=phase.placement.cost.time_s + loads * load.time_s,
+        energy_j=phase.placement.cost.energy_j + loads * load.energy_j, reconfiguration_s=loads * load.time_s,
         gpu_only_latency_s=phase.gpu_only.cost.time_s, gpu_only_energy_j=phase.gpu_only.cost.energy_j)
     partition = PartitionSpec(partitioner=phase.placement.partitioner, objective=phase.placement.objective,
                               lower_bound=phase.placement.lower_bound, gap=phase.placement.gap,
@@ -264,7 +273,8 @@ def _region_specs(phase: PlannedPhase, made: emission.Emission) -> tuple[RegionS
             nodes=tuple(node.name for node in program.program.nodes),
             stages={stage.value: stages.count(stage) for stage in Stage if stage in stages},
             updates=tuple((update.cache, update.value) for update in program.program.updates),
-            flops=work.flops, bytes_read=work.bytes_read, bytes_written=work.bytes_written))
+            flops=work.flops, bytes_read=work.bytes_read, bytes_written=work.bytes_written,
+            policy=cast(Policy, emitted.policy) if emitted else "exact"))
     return tuple(specs)
 
 

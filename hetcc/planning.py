@@ -16,6 +16,7 @@ from hetcc.cost_model.work import Work, works_of
 from hetcc.errors import InternalError, UserError
 from hetcc.ir import Graph, OperatorClass, Stage, TaggedGraph
 from hetcc.ir.proof import Checker
+from hetcc.ir.remembered import remembering
 from hetcc.ir.subgraph import digest_of
 from hetcc.options import PlacementChoice
 from hetcc.passes.clusters import Clustering, form_clusters
@@ -31,17 +32,20 @@ from hetcc.plan.placement import Cluster, Cost, Placement, assignment_from_json
 from hetcc.plan.plan import Residency
 from hetcc.registry import BUILDERS, CHECKERS, load
 from hetcc.stopwatch import Stopwatch
+from hetcc.store import Store
 
 
 def plan_phase(name: str, graph: Graph, request: CaptureRequest, devices: DeviceSet, choice: PlacementChoice,
-               watch: Stopwatch, without_rewrites: Collection[str] = ()) -> PlannedPhase:
+               watch: Stopwatch, without_rewrites: Collection[str] = (), store: Store | None = None) -> PlannedPhase:
     """Normalise, tag, price, place and schedule one phase; rewriting passes named ``without_rewrites`` are left out.
+
+    Proofs of rewrites are looked up and kept in ``store``, if there is one.
 
     Raises:
         UserError: HET-P001 to HET-P005 for impossible placements.
     """
     with watch.stage("normalize"):
-        graph, rewrites = normalize(graph, without_rewrites=without_rewrites)
+        graph, rewrites = normalize(graph, remembering(store) if store else None, without_rewrites)
     with watch.stage("tag"):
         tagged = TagMemoryPipeline().run(graph)
     return plan_tagged(name, tagged, rewrites, request, devices, choice, watch)

@@ -2,13 +2,15 @@
 
 * ``golden("name.txt", text)`` compares text with ``golden_files/<test module>/<test>/name.txt`` beside the test;
   ``--update-golden`` writes it instead.
-* ``@pytest.mark.requires_tool("verilator")`` skips a test without that program, and the summary counts what was
-  skipped. ``HETCC_REQUIRE="verilator"`` turns those skips into failures; CI sets it.
+* ``@pytest.mark.requires_tool("verilator")`` skips a test without that program or library, and the summary counts what
+  was skipped. ``HETCC_REQUIRE="verilator libxrt1"`` turns those skips into failures; CI sets it.
 """
 
 from __future__ import annotations
 
+import ctypes.util
 import difflib
+import functools
 import os
 import random
 import re
@@ -24,7 +26,9 @@ settings.register_profile("hetcc", derandomize=True, deadline=None, print_blob=T
 settings.load_profile("hetcc")
 
 GOLDEN_FOLDER = "golden_files"
-MISSING_TOOL = re.compile(r"(\S+) is not on PATH$")
+MISSING_TOOL = re.compile(r"(\S+) is not (?:on PATH|installed)$")
+LIBRARIES = {"libxrt1": "xrt_coreutil"}
+"""Tools that are shared libraries, by the name of their package, and what the linker calls them."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -43,15 +47,21 @@ def required_tools() -> frozenset[str]:
     return frozenset(filter(None, re.split(r"[\s,]+", os.environ.get("HETCC_REQUIRE", ""))))
 
 
+@functools.cache
+def missing(tool: str) -> str:
+    """What to say of a tool that is not here; empty if it is."""
+    if tool in LIBRARIES:
+        return "" if ctypes.util.find_library(LIBRARIES[tool]) else f"{tool} is not installed"
+    return "" if shutil.which(tool) else f"{tool} is not on PATH"
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip, or fail, a test whose tool is missing."""
     for marker in item.iter_markers("requires_tool"):
-        for tool in marker.args:
-            if shutil.which(tool):
-                continue
+        for tool in filter(missing, marker.args):
             if tool in required_tools():
-                pytest.fail(f"{tool} is not on PATH and HETCC_REQUIRE asks for it", pytrace=False)
-            pytest.skip(f"{tool} is not on PATH")
+                pytest.fail(f"{missing(tool)} and HETCC_REQUIRE asks for it", pytrace=False)
+            pytest.skip(missing(tool))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -60,7 +70,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
                if isinstance(report.longrepr, tuple))
     counts = Counter(found.group(1) for found in map(MISSING_TOOL.search, reasons) if found)
     for tool, count in sorted(counts.items()):
-        terminalreporter.write_line(f"NOT TESTED: {count} test(s) need {tool}, which is not on PATH", yellow=True)
+        terminalreporter.write_line(f"NOT TESTED: {count} test(s) need {tool}, which is not here", yellow=True)
 
 
 @pytest.fixture(autouse=True)

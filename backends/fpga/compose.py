@@ -16,9 +16,12 @@ from hetcc.backends.fpga.stage_graph import (
     Axis,
     Buffer,
     BufferRole,
+    Compact,
     Export,
+    Gather,
     Immediate,
     InnerProduct,
+    Lookup,
     Map,
     Operand,
     Reduce,
@@ -28,10 +31,14 @@ from hetcc.backends.fpga.stage_graph import (
     Store,
     Stream,
     TopK,
+    WeightedSum,
 )
 from hetcc.backends.fpga.trace import Tracer
+from hetcc.backends.fpga.trace_attention import ZERO_WHEN_MASKED, score_loops
+from hetcc.backends.fpga.trace_selections import SELECTIONS, flags_of, listing_of, room_of, selecting
 from hetcc.backends.fpga.traced import Computed, Kind, Leaf, Traced, Unstreamable
 from hetcc.backends.fpga.views import strides_of
+from hetcc.backends.fpga.weights import as_weights, weight_buffers
 from hetcc.ir import DType, Graph, Role
 from hetcc.ir.subgraph import interface_of
 
@@ -84,6 +91,7 @@ class _Composer:
     def run(self) -> StageGraph:
         sinks = [(name, self._tracer.value(name)) for name in self._region.outputs]
         self._loops = self._find_loops([traced for _, traced in sinks])
+        as_weights(self._buffers, weight_buffers(self._tracer))
         for position, atom in enumerate(self._loops.instances):
             self._names[atom] = f"i{position}"
         for position, atom in enumerate(self._loops.keys):
@@ -102,15 +110,19 @@ class _Composer:
     # ---- loops
 
     def _find_loops(self, sinks: list[Traced]) -> _Loops:
-        chains = [traced for traced in sinks if traced.kind in (Kind.STREAM, Kind.SELECTION)]
-        selections = [origin for traced in chains if isinstance(origin := traced.origin, Computed)
-                      and origin.stage == "topk"]
+        chains = [traced for traced in sinks if traced.kind in (Kind.STREAM, Kind.SELECTION, Kind.SUMMARY)]
+        selections = [origin for traced in chains if isinstance(origin := selecting(traced).origin, Computed)
+                      and origin.stage in SELECTIONS]
+        if any(traced.kind is Kind.WEIGHTS for traced in sinks):
+            raise Unstreamable("softmax weights leave the kernel only as a weighted sum of rows")
         if not chains:
             raise Unstreamable("nothing in the region scans a resident table")
         keys: Group = ()
         for traced in self._tracer.traced.values():
-            known = traced.kind in (Kind.STREAM, Kind.SELECTION)
+            known = traced.kind in (Kind.STREAM, Kind.SELECTION, Kind.WEIGHTS)
             found = self._axes.resolve(traced.keys or ()) if known else ()
+            if traced.kind is Kind.SUMMARY and isinstance(traced.origin, Computed):
+                found = self._axes.resolve(traced.origin.over)
             keys = max(keys, found, key=len)
         if selections:
             sources = [origin.operands[0] for origin in selections]
@@ -119,7 +131,10 @@ class _Composer:
                 raise Unstreamable("two selections run over different loops")
             return _Loops(loops[0], keys)
         table_loops = self._table_loops()
-        layout = self._axes.resolve(flat(chains[0].layout))
+        summaries = [score_loops(self._tracer, traced) for traced in chains if traced.kind is Kind.SUMMARY]
+        if summaries and (len(summaries) < len(chains) or any(loops != summaries[0] for loops in summaries)):
+            raise Unstreamable("what leaves the kernel runs over different loops")
+        layout = summaries[0] if summaries else self._axes.resolve(flat(chains[0].layout))
         return _Loops(tuple(atom for atom in layout if atom in table_loops and atom not in keys), keys)
 
     def _table_loops(self) -> set[Atom]:
@@ -140,7 +155,7 @@ class _Composer:
         if known is None:
             parts = [self._dependence(operand) for operand in origin.operands if isinstance(operand, Traced)]
             known = frozenset().union(*parts) - set(self._axes.resolve(origin.over))
-            if origin.stage == "topk":
+            if origin.stage in SELECTIONS and origin.port != "count":
                 known |= set(self._selected(traced))
             self._depends[id(origin)] = known
         return known
@@ -150,7 +165,9 @@ class _Composer:
         node = traced.origin.node if isinstance(traced.origin, Computed) else None
         outputs = node.outputs if node else ()
         original = next(self._tracer.traced[name] for name in outputs if name in self._tracer.traced)
-        return self._axes.resolve(original.layout[-1])
+        if not isinstance(original.origin, Computed):
+            return ()
+        return self._axes.resolve(original.layout[0 if original.origin.stage == "compact" else -1])
 
     def _lane_names(self, atoms: frozenset[Atom] | Group) -> tuple[str, ...]:
         """Names of the atoms that are lanes, in a stable order."""
@@ -223,29 +240,54 @@ class _Composer:
         origin = part.origin
         if isinstance(origin, Leaf):
             return self._scan(part, origin) if part.kind is Kind.RESIDENT else self._access(origin)
-        port = origin.port if origin.stage == "topk" else "out"
-        key: object = (origin.node.name if origin.node else "", origin.stage)
+        port = origin.port if origin.stage in SELECTIONS else "out"
+        key: object = (origin.node.name if origin.node else "", origin.stage, origin.function)
+        if origin.stage == "compact":
+            # Positions and count of the same flags are one stage.
+            key = (flags_of(origin), origin.stage)
         if key not in self._made:
             self._made[key] = self._build(part, origin)
         return Stream(self._made[key], port)
 
     def _scan(self, part: Traced, leaf: Leaf) -> Stream:
-        appended = {record.cache for record in self._tracer.appends.values()}
-        if leaf.buffer in appended and not leaf.updated:
-            raise Unstreamable("the table is scanned as it was before its rows were appended", "", leaf.buffer)
+        self._check_appended(leaf)
         access = self._access(leaf)
         if access not in self._made:
             lanes = self._lane_names(self._dependence(part))
             self._made[access] = self._add(Scan(self._next("scan"), access, part.element, lanes))
         return Stream(self._made[access])
 
+    def _gather(self, part: Traced, origin: Computed) -> str:
+        """Rows at the indices of a selection: addresses, not a scan."""
+        index, data = origin.operands
+        if not (isinstance(index, Traced) and isinstance(data, Traced) and isinstance(data.origin, Leaf)):
+            raise Unstreamable("rows are taken from memory where a selection says")
+        self._check_appended(data.origin)
+        source = self._operand(index)
+        over = self._axes.resolve(origin.over)
+        stride = strides_of(self._axes, data.origin).get(over[0], 0)
+        selected = self._lane_names(self._dependence(index))
+        lanes = self._lane_names(self._dependence(data) - set(over))
+        if not isinstance(source, Stream) or len(selected) > 1 or set(selected) & set(lanes):
+            raise Unstreamable("the rows that are taken depend on more than the selection")
+        return self._add(Gather(self._next("gather"), source, self._access(data.origin, over), stride, over[0].extent,
+                                "".join(selected), lanes, origin.element))
+
+    def _check_appended(self, leaf: Leaf) -> None:
+        if leaf.buffer in {record.cache for record in self._tracer.appends.values()} and not leaf.updated:
+            raise Unstreamable("the table is scanned as it was before its rows were appended", "", leaf.buffer)
+
     def _build(self, part: Traced, origin: Computed) -> str:
+        if origin.stage == "gather":
+            return self._gather(part, origin)
         operands = tuple(self._operand(operand) for operand in origin.operands)
         lanes = self._lane_names(self._dependence(part))
         over = self._over_names(origin)
         source = operands[0]
         if origin.stage == "contract" and isinstance(source, Stream) and isinstance(operands[1], Access):
             return self._add(InnerProduct(self._next("inner"), source, operands[1], over, lanes, origin.element))
+        if origin.stage == "lookup" and isinstance(source, Stream) and isinstance(operands[1], Access):
+            return self._add(Lookup(self._next("lookup"), source, operands[1], over, lanes, origin.element))
         if origin.stage == "map":
             function = "cast" if origin.function == "copy" else origin.function
             return self._add(Map(self._next("map"), function, operands, lanes, origin.element))
@@ -257,6 +299,15 @@ class _Composer:
             selected = "".join(self._name(atom) for atom in self._selected(part))
             return self._add(TopK(self._next("topk"), source, origin.node.integer("k"), origin.function == "largest",
                                   over, selected, element))
+        if origin.stage == "attend" and isinstance(source, Stream) and isinstance(operands[1], Stream):
+            first = getattr(next(stage for stage in self._stages if stage.name == source.stage), "lanes", ())
+            rest = tuple(name for name in lanes if name not in first)
+            return self._add(WeightedSum(self._next("attend"), source, operands[1], over, (*first, *rest),
+                                         origin.function == ZERO_WHEN_MASKED, origin.element))
+        if origin.stage == "compact" and isinstance(source, Stream):
+            listed = listing_of(self._tracer, origin)
+            selected = "".join(self._name(atom) for atom in self._selected(listed)) if listed else ""
+            return self._add(Compact(self._next("compact"), source, *room_of(listed), over, selected))
         raise Unstreamable("the operands do not suit the stage", origin.stage)
 
     def _over_names(self, origin: Computed) -> tuple[str, ...]:

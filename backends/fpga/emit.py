@@ -9,18 +9,22 @@ from dataclasses import asdict
 
 from hetcc.backends.contract import EmittedRegion, Rejected
 from hetcc.backends.fpga import packaging
+from hetcc.backends.fpga.choice import Budget, choice_report, chosen
 from hetcc.backends.fpga.compose import compose
-from hetcc.backends.fpga.cycles import DEFAULT_CLOCK_HZ, choose_lanes, estimate_cycles
+from hetcc.backends.fpga.cycles import DEFAULT_CLOCK_HZ, estimate_cycles
 from hetcc.backends.fpga.formats import DESCRIPTIONS, EXACT, policy_of, with_policy
+from hetcc.backends.fpga.kernel_resources import kernel_resources
+from hetcc.backends.fpga.memory_map import memory_map
 from hetcc.backends.fpga.numbers import Array
 from hetcc.backends.fpga.program import EMULATION_FILE, ENGINE
 from hetcc.backends.fpga.stage_graph import StageGraph
+from hetcc.backends.fpga.unit_resources import CARD
 from hetcc.backends.fpga.xclbin import pack
 from hetcc.ir import Graph
 
 
 def emit(region: Graph, name: str, constants: Mapping[str, Array] | None = None, *,
-         with_verilog: bool = False, policy: str = EXACT) -> EmittedRegion | Rejected:
+         with_verilog: bool = False, policy: str = EXACT, kernels: int = 1) -> EmittedRegion | Rejected:
     """The files of a region's streaming kernel.
 
     Args:
@@ -30,6 +34,7 @@ def emit(region: Graph, name: str, constants: Mapping[str, Array] | None = None,
         with_verilog: also write ``kernel.v`` when the kernel is within the limits of the RTL library (takes seconds);
             ``report.json`` says why when it is not.
         policy: numeric policy, one of ``formats.POLICIES``.
+        kernels: how many have to share the card; each is made for its part of the budget.
 
     Returns:
         the files, in one folder named by their content, or the rule the region breaks.
@@ -43,22 +48,23 @@ def emit(region: Graph, name: str, constants: Mapping[str, Array] | None = None,
         graph = with_policy(graph, policy)
     if isinstance(graph, Rejected):
         return Rejected(f"{name}: {graph.rule}", graph.limit, graph.actual)
-    return emit_stages(graph, with_verilog=with_verilog)
+    return emit_stages(chosen(graph, Budget().shared(kernels)), with_verilog=with_verilog)
 
 
 def emit_stages(graph: StageGraph, *, with_verilog: bool) -> EmittedRegion:
-    """The files of a stage graph; see :func:`emit`."""
+    """The files of a stage graph, whose width is chosen here unless it was given; see :func:`emit`."""
+    graph = chosen(graph)
     stages = graph.to_json()
     digest = hashlib.sha256(stages).hexdigest()
     kernel = f"hetcc_{digest[:12]}"
-    metadata = packaging.kernel_xml(graph, kernel, DEFAULT_CLOCK_HZ)
+    metadata = packaging.xclbin_metadata(graph, kernel, DEFAULT_CLOCK_HZ)
     files = {
         "stages.json": stages,
-        "kernel.xml": metadata,
+        "kernel.xml": packaging.kernel_xml(graph, kernel),
         "connectivity.cfg": packaging.connectivity(graph, kernel, DEFAULT_CLOCK_HZ),
         "package_kernel.tcl": packaging.package_script(graph, kernel),
         "Makefile": packaging.makefile(kernel),
-        EMULATION_FILE: pack(kernel, packaging.banks_of(graph), metadata, stages),
+        EMULATION_FILE: pack(kernel, memory_map(graph).banks, metadata, stages),
     }
     verilog, reason = _verilog(graph, kernel) if with_verilog else (b"", "not asked for")
     if verilog:
@@ -66,7 +72,7 @@ def emit_stages(graph: StageGraph, *, with_verilog: bool) -> EmittedRegion:
     files["report.json"] = _report(graph, kernel, reason)
     folder = digest[:24]
     placed = {f"{folder}/{path}": content for path, content in sorted(files.items())}
-    return EmittedRegion(ENGINE, placed, f"{folder}/{EMULATION_FILE}")
+    return EmittedRegion(ENGINE, placed, f"{folder}/{EMULATION_FILE}", policy_of(graph))
 
 
 def _verilog(graph: StageGraph, kernel: str) -> tuple[bytes, str]:
@@ -77,7 +83,7 @@ def _verilog(graph: StageGraph, kernel: str) -> tuple[bytes, str]:
     verdict = check(graph)
     if verdict is not None:
         return b"", str(verdict)
-    return write_kernel(graph, kernel, choose_lanes(graph)), ""
+    return write_kernel(graph, kernel), ""
 
 
 def _report(graph: StageGraph, kernel: str, without_verilog: str) -> bytes:
@@ -87,9 +93,11 @@ def _report(graph: StageGraph, kernel: str, without_verilog: str) -> bytes:
         "platform": packaging.PLATFORM,
         "numeric_policy": DESCRIPTIONS[policy_of(graph)],
         "interface": packaging.interface(graph),
-        "lanes": choose_lanes(graph),
+        "choice": choice_report(graph),
         "clock_hz": DEFAULT_CLOCK_HZ,
         "estimated": asdict(estimate),
+        "resources": {name: asdict(part) for name, part in kernel_resources(graph).items()},
+        "resource_shares": estimate.resources.shares(CARD),
         "basis": "estimated from the structure; not synthesised, placed or routed",
         "verilog": "kernel.v" if not without_verilog else None,
         "without_verilog_because": without_verilog or None,

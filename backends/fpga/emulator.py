@@ -8,7 +8,6 @@ round. :class:`EmulatedXrt` refuses what real XRT takes silently and gets wrong 
 from __future__ import annotations
 
 import uuid as uuid_module
-from collections.abc import Mapping
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -16,27 +15,13 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
-from hetcc.backends.fpga.functional import PositionError, execute
-from hetcc.backends.fpga.numbers import storage_type
-from hetcc.backends.fpga.stage_graph import StageGraph
-from hetcc.backends.fpga.xclbin import Container, unpack
+from hetcc.backends.fpga.compute_unit import CommandState, ComputeUnit
+from hetcc.backends.fpga.xclbin import Container, Unit, unpack
 
+SCALARS = 1
+"""Scalar arguments of every kernel: the mode."""
 _INT_LIMIT = 2**31
 Bytes = NDArray[numpy.uint8]
-
-
-class CommandState(IntEnum):
-    """``pyxrt.ert_cmd_state``."""
-
-    ERT_CMD_STATE_NEW = 1
-    ERT_CMD_STATE_QUEUED = 2
-    ERT_CMD_STATE_RUNNING = 3
-    ERT_CMD_STATE_COMPLETED = 4
-    ERT_CMD_STATE_ERROR = 5
-    ERT_CMD_STATE_ABORT = 6
-    ERT_CMD_STATE_SUBMITTED = 7
-    ERT_CMD_STATE_TIMEOUT = 8
-    ERT_CMD_STATE_NORESPONSE = 9
 
 
 class SyncDirection(IntEnum):
@@ -64,59 +49,35 @@ class Xclbin:
         return uuid_module.UUID(bytes=self.container.uuid)
 
 
-class ComputeUnit:
-    """Registers and the stage graph behind them; outlives the kernels opened on it."""
-
-    def __init__(self, container: Container) -> None:
-        self.container = container
-        data = container.emulation_data
-        self.graph = StageGraph.from_json(data) if data else None
-        self.registers: dict[int, Any] = {}
-        self.exclusive_owner: object | None = None
-        self.executed_stages = 0
-
-    def execute(self) -> CommandState:
-        """Run once on device memory; ERROR when nothing stands behind the unit or it refuses its input."""
-        if self.graph is None or len(self.registers) < len(self.graph.buffers):
-            return CommandState.ERT_CMD_STATE_ERROR
-        views: dict[str, NDArray[numpy.generic]] = {}
-        for position, buffer in enumerate(self.graph.buffers):
-            target = self.registers[position]
-            kind = storage_type(buffer.element)
-            size = int(numpy.prod(buffer.shape, dtype=numpy.int64)) * kind.itemsize
-            if not isinstance(target, BufferObject) or target.size() < size:
-                return CommandState.ERT_CMD_STATE_ERROR
-            views[buffer.name] = target.device_memory[:size].view(kind)
-        return self.compute(self.graph, views)
-
-    def compute(self, graph: StageGraph, views: Mapping[str, NDArray[numpy.generic]]) -> CommandState:
-        """Run once on the buffers, by the functional model."""
-        try:
-            self.executed_stages += execute(graph, views)
-        except PositionError:
-            return CommandState.ERT_CMD_STATE_ERROR
-        return CommandState.ERT_CMD_STATE_COMPLETED
-
-
 class Device:
     """``pyxrt.device`` with one programmable slot."""
 
     strict = True
 
     def __init__(self, _index: int | str = 0) -> None:
-        self.unit: ComputeUnit | None = None
+        self.units: dict[str, ComputeUnit] = {}
         self._uuid: uuid_module.UUID | None = None
+
+    @property
+    def unit(self) -> ComputeUnit | None:
+        """The first compute unit, if the card is programmed."""
+        return next(iter(self.units.values()), None)
 
     def load_xclbin(self, source: str | Xclbin) -> uuid_module.UUID:
         """Program the card."""
         opened = source if isinstance(source, Xclbin) else Xclbin(source)
-        self.unit = self.unit_of(opened.container)
+        self.units = {packed.name: self.unit_of(packed) for packed in opened.container.units}
         self._uuid = opened.get_uuid()
         return self._uuid
 
-    def unit_of(self, container: Container) -> ComputeUnit:
+    def written(self) -> None:
+        """Memory has changed: units that listen look at their doorbells."""
+        for unit in self.units.values():
+            unit.ring()
+
+    def unit_of(self, packed: Unit) -> ComputeUnit:
         """What stands behind a kernel on this device."""
-        return ComputeUnit(container)
+        return ComputeUnit(packed)
 
     def get_xclbin_uuid(self) -> uuid_module.UUID:
         """Identity of what the card runs."""
@@ -133,6 +94,7 @@ class BufferObject:
     group: int
     _flags: int
     _strict: bool
+    _card: Device
 
     def __init__(self, owner: Device | BufferObject, size: int, flags: int, group: int | None = None) -> None:
         if isinstance(owner, BufferObject):
@@ -140,12 +102,13 @@ class BufferObject:
             if offset + size > owner.size():
                 raise RuntimeError("invalid sub-buffer size or offset: Invalid argument")
             self.group, self._flags, self._strict = owner.group, owner._flags, owner._strict
+            self._card = owner._card
             self._host: Bytes = owner._host[offset:offset + size]
             self.device_memory: Bytes = owner.device_memory[offset:offset + size]
             return
         if group is None:
             raise TypeError("bo(): incompatible constructor arguments")
-        self.group, self._flags, self._strict = group, flags, owner.strict
+        self.group, self._flags, self._strict, self._card = group, flags, owner.strict, owner
         self._host = numpy.zeros(0 if flags == self.device_only else size, numpy.uint8)
         self.device_memory = numpy.zeros(size, numpy.uint8)
 
@@ -188,6 +151,7 @@ class BufferObject:
         part = slice(offset, offset + size)
         if direction == SyncDirection.XCL_BO_SYNC_BO_TO_DEVICE:
             self.device_memory[part] = host[part]
+            self._card.written()
         else:
             host[part] = self.device_memory[part]
 
@@ -198,32 +162,38 @@ class Kernel:
     none, shared, exclusive = 0, 1, 2
 
     def __init__(self, device: Device, uuid: uuid_module.UUID, name: str, mode: int = 1) -> None:
-        if device.unit is None or uuid != device.get_xclbin_uuid():
+        if not device.units or uuid != device.get_xclbin_uuid():
             raise RuntimeError("xclbin id mismatch: Invalid argument")
         base, _, units = name.partition(":")
-        if base != device.unit.container.kernel:
+        if base not in device.units:
             raise RuntimeError(f"No such kernel '{base}': Invalid argument")
-        if units and units.strip("{}") != f"{base}_1":
+        unit = device.units[base]
+        if units and units.strip("{}") != unit.packed.instance:
             raise RuntimeError(f"No compute units matching '{name}'")
-        if device.unit.exclusive_owner is not None or (mode == self.exclusive and device.unit.registers):
-            raise RuntimeError("Conflicting access mode for IP(0)")
-        self.unit = device.unit
+        if unit.exclusive_owner is not None or (mode == self.exclusive and unit.registers):
+            raise RuntimeError(f"Conflicting access mode for IP({list(device.units).index(base)})")
+        self.unit = unit
         self.strict = device.strict
         if mode == self.exclusive:
             self.unit.exclusive_owner = self
 
     def group_id(self, position: int) -> int:
         """Bank of an argument; to be passed on, not to be understood."""
-        banks = self.unit.container.banks
+        banks = self.unit.packed.banks
         if not 0 <= position < len(banks):
             raise IndexError(f"argument index {position} out of range")
         return banks[position]
 
+    @property
+    def count(self) -> int:
+        """Arguments: the pointers, and the scalars behind them."""
+        return len(self.unit.packed.banks) + SCALARS
+
     def __call__(self, *arguments: Any) -> Run:
         run = Run(self)
-        if self.strict and len(arguments) != len(self.unit.container.banks):
-            raise TypeError(f"{len(arguments)} arguments for {len(self.unit.container.banks)}")
-        for position, argument in enumerate(arguments[:len(self.unit.container.banks)]):
+        if self.strict and not self.unit.needed <= len(arguments) <= self.count:
+            raise TypeError(f"{len(arguments)} arguments for {self.count}")
+        for position, argument in enumerate(arguments[:self.count]):
             if self.strict or _is_taken(argument):
                 run.set_arg(position, argument)
         run.start()
@@ -240,8 +210,7 @@ class Run:
 
     def set_arg(self, position: int, value: Any) -> None:
         """Set one argument."""
-        banks = self._kernel.unit.container.banks
-        if not 0 <= position < len(banks):
+        if not 0 <= position < self._kernel.count:
             raise IndexError(f"argument index {position} out of range")
         if isinstance(value, BufferObject):
             group = self._kernel.group_id(position)
@@ -255,20 +224,23 @@ class Run:
         self._set.add(position)
 
     def start(self) -> None:
-        """Start; the emulated unit is done at once."""
-        if self._kernel.strict and len(self._set) < len(self._kernel.unit.container.banks):
-            missing = sorted(set(range(len(self._kernel.unit.container.banks))) - self._set)
+        """Start; the emulated unit is done at once, unless it listens to its doorbell from now on."""
+        missing = sorted(set(range(self._kernel.unit.needed)) - self._set)
+        if self._kernel.strict and missing:
             raise RuntimeError(f"arguments {missing} were never set")
-        self._state = self._kernel.unit.execute()
+        self._state = self._kernel.unit.start()
 
     def wait(self, _timeout_ms: int = 0) -> CommandState:
         """The final state. Real XRT waits for ever on a run that was not started; the emulator says so."""
         if self._state is CommandState.ERT_CMD_STATE_NEW:
             raise RuntimeError("waiting on a run that was never started")
-        return self._state
+        state = self.state()
+        return CommandState.ERT_CMD_STATE_TIMEOUT if state is CommandState.ERT_CMD_STATE_RUNNING else state
 
     def state(self) -> CommandState:
         """The state now."""
+        if self._state is CommandState.ERT_CMD_STATE_RUNNING and not self._kernel.unit.listening:
+            self._state = CommandState.ERT_CMD_STATE_COMPLETED
         return self._state
 
 
@@ -283,7 +255,7 @@ def _local_copy(source: BufferObject, bank: int) -> BufferObject:
     """What XRT silently does with a buffer in the wrong bank: the unit works on a copy."""
     copy = BufferObject.__new__(BufferObject)
     copy.group, copy._flags, copy._host, copy._strict = bank, source._flags, source._host.copy(), source._strict
-    copy.device_memory = source.device_memory.copy()
+    copy.device_memory, copy._card = source.device_memory.copy(), source._card
     return copy
 
 

@@ -14,6 +14,7 @@ from hetcc.backends.contract import Rejected
 from hetcc.backends.fpga import numbers
 from hetcc.backends.fpga.functional import select
 from hetcc.backends.fpga.numbers import Floats
+from hetcc.backends.fpga.packed import with_packed_weights
 from hetcc.backends.fpga.stage_graph import InnerProduct, NumberFormat, Scan, StageGraph
 from hetcc.errors import UserError
 from hetcc.ir import DType
@@ -50,12 +51,12 @@ def with_policy(graph: StageGraph, policy: str) -> StageGraph | Rejected:
     """
     form = format_of(policy)
     if form is NumberFormat.FP32:
-        return graph
+        return with_packed_weights(graph)
     stages = tuple(replace(stage, format=form) if isinstance(stage, InnerProduct)
                    and isinstance(graph.stage(stage.source.stage), Scan) else stage for stage in graph.stages)
     if stages == graph.stages:
         return Rejected("the policy asks for quantised products, but no inner product reads a table", policy, EXACT)
-    return replace(graph, stages=stages)
+    return with_packed_weights(replace(graph, stages=stages))
 
 
 def policy_of(graph: StageGraph) -> str:

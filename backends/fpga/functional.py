@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import cast
 
 import numpy
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-from hetcc.backends.fpga import numbers
+from hetcc.backends.fpga import attention, numbers
+from hetcc.backends.fpga.addressing import addresses
+from hetcc.backends.fpga.gathers import store_rows
 from hetcc.backends.fpga.numbers import Array, Floats
+from hetcc.backends.fpga.operations import add, apply_function, compacted, larger, looked_up, select, smaller
+from hetcc.backends.fpga.packed import is_packed, packed_products
 from hetcc.backends.fpga.stage_graph import (
     Access,
     Append,
     Axis,
+    Compact,
     Export,
+    Gather,
     Immediate,
     InnerProduct,
+    Lookup,
     Map,
     NumberFormat,
     Operand,
@@ -29,6 +36,8 @@ from hetcc.backends.fpga.stage_graph import (
     Store,
     Stream,
     TopK,
+    WeightedSum,
+    operands_of,
 )
 from hetcc.errors import InternalError
 from hetcc.ir import DType
@@ -81,25 +90,6 @@ def append_rows(graph: StageGraph, buffers: Mapping[str, Array]) -> None:
         buffers[stage.table.buffer][targets.reshape(-1)] = numpy.broadcast_to(rows, targets.shape).reshape(-1)
 
 
-def addresses(access: Access, axes: Sequence[Axis], fixed: Mapping[str, int] | None = None) -> NDArray[numpy.int64]:
-    """Element numbers of an access for every point of some loops, broadcastable to their extents.
-
-    Args:
-        access: the pattern.
-        axes: loops that run.
-        fixed: loops that stand still, by name.
-    """
-    strides = dict(access.strides)
-    base = access.offset + sum(strides.get(name, 0) * index for name, index in (fixed or {}).items())
-    offsets = numpy.full((1,) * len(axes), base, numpy.int64)
-    for position, axis in enumerate(axes):
-        if strides.get(axis.name):
-            shape = [1] * len(axes)
-            shape[position] = axis.extent
-            offsets = offsets + (numpy.arange(axis.extent) * strides[axis.name]).reshape(shape)
-    return offsets
-
-
 class _Run:
     """One execution: the arrays of the current instance and block of rows."""
 
@@ -115,8 +105,9 @@ class _Run:
         self._scores: dict[str, list[Array]] = {}
         self._scratch: tuple[Floats, Floats] | None = None
         self._steps: dict[type, Callable[..., None]] = {
-            Scan: self._scan, InnerProduct: self._inner_product, Map: self._map, Reduce: self._reduce,
-            TopK: self._collect, Store: self._store_block,
+            Scan: self._scan, InnerProduct: self._inner_product, Lookup: self._lookup, Map: self._map,
+            Reduce: self._reduce,
+            TopK: self._collect, Compact: self._collect, Store: self._store_block, WeightedSum: self._collect_lanes,
         }
         self._trace_keys()
 
@@ -135,20 +126,36 @@ class _Run:
         return executed
 
     def _one_instance(self) -> None:
-        self._scores = {stage.name: [] for stage in self._graph.of_kind(TopK)}
+        selections: list[TopK | Compact] = [*self._graph.of_kind(TopK), *self._graph.of_kind(Compact)]
+        sums: tuple[WeightedSum, ...] = self._graph.of_kind(WeightedSum)
+        self._scores = {stage.name: [] for stage in (*selections, *sums)}
+        # The rows that are added up are read when all scores are known.
+        read = {part.stage for stage in self._graph.stages for part in operands_of(stage) if isinstance(part, Stream)
+                and not (isinstance(stage, WeightedSum) and part is stage.values)}
+        weighted = {stage.values.stage for stage in sums} - read
         rows = math.prod(self._extent[name] for name in self._keys)
         step = self._block_rows()
-        late = [stage for stage in self._graph.of_kind(Store) if stage.source.stage in self._scores]
+        taken = {stage.name: stage for stage in self._graph.of_kind(Gather)}
+        late = [stage for stage in self._graph.of_kind(Store)
+                if stage.source.stage in self._scores or stage.source.stage in taken]
         for low in range(0, rows, step):
             self._range = (low, min(low + step, rows))
             self._block = {}
             for stage in self._graph.stages:
-                if not isinstance(stage, (Append, Export)) and stage not in late:
+                if not isinstance(stage, (Append, Export, Gather)) and stage not in late and stage.name not in weighted:
                     self._steps[type(stage)](stage)
-        for stage in self._graph.of_kind(TopK):
+        for stage in selections:
             self._select(stage)
+        for total in sums:
+            self._attend(total, rows)
         for stage in late:
-            self._store_selection(stage)
+            if stage.source.stage in taken:
+                indices = cast(NDArray[numpy.int64], self._block[f"{taken[stage.source.stage].source.stage}.indices"])
+                store_rows(self._graph, self._buffers, self._instance, stage, indices)
+            elif isinstance(self._graph.stage(stage.source.stage), WeightedSum):
+                self._store_block(stage)
+            else:
+                self._store_selection(stage)
 
     def _block_rows(self) -> int:
         """Rows per block: whole groups of the rows that are reduced together."""
@@ -159,11 +166,11 @@ class _Run:
     def _trace_keys(self) -> None:
         """Lanes and remaining key axes of every stream."""
         for stage in self._graph.stages:
-            if isinstance(stage, (Scan, InnerProduct, Map, Reduce)):
+            if isinstance(stage, (Scan, InnerProduct, Lookup, Map, Reduce)):
                 self._lanes[stage.name] = stage.lanes
             if isinstance(stage, Scan):
                 self._key_axes[stage.name] = self._keys
-            elif isinstance(stage, (InnerProduct, Reduce)):
+            elif isinstance(stage, (InnerProduct, Lookup, Reduce)):
                 before = self._key_axes[stage.source.stage]
                 self._key_axes[stage.name] = tuple(name for name in before if name not in stage.over)
             elif isinstance(stage, Map):
@@ -238,6 +245,14 @@ class _Run:
         self._block[stage.name] = self._read(stage.table, stage.lanes, self._keys)
 
     def _inner_product(self, stage: InnerProduct) -> None:
+        scan = self._graph.stage(stage.source.stage)
+        if isinstance(scan, Scan) and is_packed(scan):
+            vectors = self._read(stage.stationary, (*stage.lanes, *stage.over), ())[..., 0]
+            spread = numpy.broadcast_to(vectors, [self._extent[name] for name in (*stage.lanes, *stage.over)])
+            flat = cast(Floats, spread.reshape((*spread.shape[:len(stage.lanes)], -1)))
+            self._block[stage.name] = numbers.round_to(
+                packed_products(self._block[scan.name], flat, stage.format.integer_bits), stage.element)
+            return
         have = self._lanes[stage.source.stage]
         shared = tuple(name for name in have if name not in stage.over)
         source = self._aligned(self._block[stage.source.stage], have, (*shared, *stage.over))
@@ -290,11 +305,18 @@ class _Run:
             self._scratch = (numpy.empty((depth, rows), numpy.float32), numpy.empty((depth, rows), numpy.float32))
         return self._scratch
 
+    def _lookup(self, stage: Lookup) -> None:
+        index = self._aligned(self._block[stage.source.stage], self._lanes[stage.source.stage], stage.lanes)
+        entries = cast(Floats, self._read(stage.table, (*stage.lanes, *stage.over), ())[..., 0])
+        self._block[stage.name] = looked_up(entries, cast(NDArray[numpy.int64], index.astype(numpy.int64)))
+
     def _map(self, stage: Map) -> None:
         keys = self._key_axes[stage.name]
         operands = [self._floats(operand, stage.lanes, keys) for operand in stage.operands]
-        result = numbers.flush(apply_function(stage.function, operands))
-        self._block[stage.name] = numbers.round_to(result, stage.element)
+        result = apply_function(stage.function, operands)
+        if stage.element is not DType.BOOL:
+            result = numbers.round_to(numbers.flush(cast(Floats, result)), stage.element)
+        self._block[stage.name] = result
 
     def _reduce(self, stage: Reduce) -> None:
         have = self._lanes[stage.source.stage]
@@ -307,21 +329,47 @@ class _Run:
         rest = [names.index(name) for name in (*stage.lanes, "")]
         terms = numpy.transpose(grouped, (*front, *rest))
         merged = cast(Floats, numpy.ascontiguousarray(terms.reshape(-1, *terms.shape[len(front):])))
-        combine = {"sum": _add, "max": _larger, "min": _smaller}[stage.function]
+        combine = {"sum": add, "max": larger, "min": smaller}[stage.function]
         self._block[stage.name] = numbers.round_to(numbers.tree_fold(merged, combine), stage.element)
 
-    def _collect(self, stage: TopK) -> None:
+    def _collect(self, stage: TopK | Compact) -> None:
         self._scores[stage.name].append(self._block[stage.source.stage].reshape(-1))
 
-    def _select(self, stage: TopK) -> None:
-        scores = cast(Floats, numpy.concatenate(self._scores[stage.name]))
+    def _collect_lanes(self, stage: WeightedSum) -> None:
+        self._scores[stage.name].append(self._block[stage.source.stage])
+
+    def _attend(self, stage: WeightedSum, rows: int) -> None:
+        """The second pass: rows of the values, a block at a time; a block is a whole subtree of the sum."""
+        scan = cast(Scan, self._graph.stage(stage.values.stage))
+        scores = cast(Floats, numpy.concatenate(self._scores[stage.name], axis=-1))
+        terms, totals = attention.softmax_terms(scores)
+        sums = []
+        for low in range(0, rows, _BLOCK_ROWS):
+            self._range = (low, min(low + _BLOCK_ROWS, rows))
+            values = cast(Floats, self._read(scan.table, scan.lanes, self._keys))
+            sums.append(attention.weighted_rows(terms[..., low:self._range[1]], values))
+        lanes = self._lanes[stage.source.stage]
+        self._lanes[stage.name] = (*lanes, *scan.lanes)
+        ends = (*totals.shape, *[1] * len(scan.lanes))
+        result = attention.quotients(numbers.tree_sum(numpy.stack(sums)), totals.reshape(ends))
+        if stage.zero_when_masked:
+            result = numpy.where(attention.all_masked(scores).reshape(ends), numpy.float32(0), result)
+        self._block[stage.name] = numbers.round_to(result, stage.element)[..., None]
+
+    def _select(self, stage: TopK | Compact) -> None:
+        given = numpy.concatenate(self._scores[stage.name])
+        if isinstance(stage, Compact):
+            indices, count = compacted(given.astype(bool), stage.capacity, stage.fill)
+            self._block[f"{stage.name}.indices"], self._block[f"{stage.name}.count"] = indices, count
+            return
+        scores = cast(Floats, given)
         chosen = select(scores, stage.k, stage.largest)
         self._block[f"{stage.name}.values"] = numbers.canonical(scores[chosen])
         self._block[f"{stage.name}.indices"] = chosen
 
     def _store_block(self, stage: Store) -> None:
         lanes = tuple(name for name in stage.axes if name not in self._instance and name not in self._keys)
-        keys = self._key_axes[stage.source.stage]
+        keys = self._key_axes.get(stage.source.stage, ())
         offsets = self._pattern(stage.target, lanes, keys)
         block = self._aligned(self._block[stage.source.stage], self._lanes[stage.source.stage], lanes)
         self._buffers[stage.target.buffer][offsets] = numbers.encode(
@@ -331,67 +379,10 @@ class _Run:
         chosen = self._block[f"{stage.source.stage}.{stage.source.port}"]
         outer = tuple(name for name in stage.axes if name not in self._instance)
         offsets = self._pattern(stage.target, outer, ())
-        selected = cast(TopK, self._graph.stage(stage.source.stage)).selected
+        selected = cast("TopK | Compact", self._graph.stage(stage.source.stage)).selected
         shape = [len(chosen) if name == selected else 1 for name in outer]
         block = numpy.broadcast_to(chosen.reshape(shape), offsets.shape[:-1])
         self._buffers[stage.target.buffer][offsets[..., 0]] = numbers.encode(block, stage.element)
-
-
-def select(scores: Floats, k: int, largest: bool) -> NDArray[numpy.int64]:
-    """Positions of the k best scores, best first, the lower position first among equals; NaN counts as largest."""
-    key = numbers.sort_key(scores)
-    if not largest:
-        key = ~key
-    count = len(scores)
-    position = numpy.arange(count, dtype=numpy.uint64)
-    # One unsigned number per entry orders by score first and by falling position second.
-    rank = (key.astype(numpy.uint64) << numpy.uint64(32)) | (numpy.uint64(0xFFFFFFFF) - position)
-    best = numpy.partition(rank, count - k)[count - k:]
-    best.sort()
-    return (numpy.uint64(0xFFFFFFFF) - (best[::-1] & numpy.uint64(0xFFFFFFFF))).astype(numpy.int64)
-
-
-def apply_function(function: str, operands: list[Array]) -> Floats:
-    """One element-wise unit on broadcastable operands, before flushing and rounding."""
-    first = operands[0]
-    if function == "cast":
-        result: Array = first
-    elif function == "add":
-        result = numpy.add(first, operands[1])
-    elif function == "sub":
-        result = numpy.subtract(first, operands[1])
-    elif function == "mul":
-        result = numpy.multiply(first, operands[1])
-    elif function == "neg":
-        result = numpy.negative(first)
-    elif function == "abs":
-        result = numpy.abs(first)
-    elif function == "relu":
-        positive = (cast(Floats, first) > 0) | numpy.isnan(cast(Floats, first))
-        result = numpy.where(positive, first, numpy.float32(0))
-    elif function == "max":
-        result = _larger(cast(Floats, first), cast(Floats, operands[1]))
-    elif function == "min":
-        result = _smaller(cast(Floats, first), cast(Floats, operands[1]))
-    elif function == "where":
-        result = numpy.where(first, operands[1], operands[2])
-    else:
-        raise InternalError("HET-I001", f"no unit computes '{function}'")
-    return cast(Floats, result)
-
-
-def _add(left: Floats, right: Floats) -> Floats:
-    return numbers.flush(left + right)
-
-
-def _larger(left: Floats, right: Floats) -> Floats:
-    chosen = numpy.where((left >= right) | numpy.isnan(left), left, right)
-    return cast(Floats, chosen)
-
-
-def _smaller(left: Floats, right: Floats) -> Floats:
-    chosen = numpy.where((left <= right) | numpy.isnan(left), left, right)
-    return cast(Floats, chosen)
 
 
 __all__ = ["PositionError", "addresses", "append_rows", "apply_function", "execute", "select"]

@@ -4,30 +4,28 @@ Masters: ``gmem0`` serves what is small (stationary operands, new rows and their
 each scanned table has masters of its own, one per stripe; so has each operand that differs by row. A master has the
 pseudo-channel of its number to itself.
 
-A striped table is dealt out in 64-byte words: word ``w`` of the dense array is word ``w // stripes`` of part
-``w % stripes``.
+How a table in several parts is dealt out to them is told by ``layout``.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-import numpy
-
-from hetcc.backends.fpga.numbers import Array, storage_type
-from hetcc.backends.fpga.stage_graph import Access, Buffer, Map, Scan, StageGraph
+from hetcc.backends.fpga.layout import layout_of
+from hetcc.backends.fpga.stage_graph import Access, Gather, Map, Scan, StageGraph
 
 HBM_BANKS = 32
 HBM_BANK_BYTES = 512 * 2**20
-WORD_BYTES = 64
 FIRST_ARGUMENT_OFFSET = 0x10
 POINTER_STRIDE = 12
 """Register bytes of a 64-bit argument: two words and one reserved, as high-level synthesis lays them out."""
+READ_BUFFER_BEATS = 512
+"""Of a table's master: bursts in flight cover the latency of the memory at a beat per cycle."""
 MAILBOX = "mailbox"
 MAILBOX_BYTES = 4096
 DOORBELL_OFFSET = 0
 ANSWER_OFFSET = 64
+ANSWER_BYTES = 16
 STOP = 0xFFFFFFFF
 """Doorbell value that ends the persistent mode."""
 STATUS_COMPLETED = 0
@@ -103,23 +101,23 @@ def side_accesses(graph: StageGraph) -> tuple[Access, ...]:
                  if isinstance(part, Access) and {name for name, _ in part.strides} & keys)
 
 
-def memory_map(graph: StageGraph, stripes: int = 1) -> MemoryMap:
-    """The memory map of a kernel.
-
-    Args:
-        graph: the kernel.
-        stripes: parts of each scanned table; a power of two.
-    """
+def memory_map(graph: StageGraph) -> MemoryMap:
+    """The memory map of a kernel, its table in as many parts as were chosen (one, if nothing was)."""
     masters = [Master(0, True, 0)]
     home: dict[str, list[int]] = {}
     for scan in graph.of_kind(Scan):
         if scan.table.buffer not in home:
+            stripes = layout_of(graph, scan.table.buffer).stripes
             home[scan.table.buffer] = list(range(len(masters), len(masters) + stripes))
             masters += [Master(number, True, number % HBM_BANKS) for number in home[scan.table.buffer]]
     for access in side_accesses(graph):
         if access.buffer not in home:
             home[access.buffer] = [len(masters)]
             masters.append(Master(len(masters), False, len(masters) % HBM_BANKS))
+    for stage in graph.of_kind(Gather):
+        if stage.table.buffer not in home:
+            home[stage.table.buffer] = [len(masters)]
+            masters.append(Master(len(masters), True, len(masters) % HBM_BANKS))
     found: list[Argument] = []
     for buffer in graph.buffers:
         numbers = home.get(buffer.name, [0])
@@ -136,32 +134,6 @@ def _pointer(position: int, name: str, buffer: str, stripe: int, stripes: int, m
                     FIRST_ARGUMENT_OFFSET + POINTER_STRIDE * position)
 
 
-def part_bytes(buffer: Buffer, stripes: int) -> int:
-    """Bytes of one part of a buffer: whole words, the same for every stripe."""
-    size = math.prod(buffer.shape) * storage_type(buffer.element).itemsize
-    return max(math.ceil(size / (WORD_BYTES * stripes)), 1) * WORD_BYTES
-
-
-def deal(content: Array, stripes: int) -> list[Array]:
-    """The parts of a dense array, each as bytes in whole words.
-
-    Args:
-        content: contiguous, any type.
-        stripes: number of parts.
-    """
-    raw = numpy.ascontiguousarray(content).reshape(-1).view(numpy.uint8)
-    padded = numpy.zeros(max(math.ceil(raw.size / (WORD_BYTES * stripes)), 1) * WORD_BYTES * stripes, numpy.uint8)
-    padded[:raw.size] = raw
-    words = padded.reshape(-1, stripes, WORD_BYTES)
-    return [numpy.ascontiguousarray(words[:, part]).reshape(-1) for part in range(stripes)]
-
-
-def gather(parts: list[Array], size_bytes: int) -> Array:
-    """The inverse of :func:`deal`: the first ``size_bytes`` of the dense array, as bytes."""
-    words = numpy.stack([part.reshape(-1, WORD_BYTES) for part in parts], axis=1)
-    return words.reshape(-1)[:size_bytes]
-
-
-__all__ = ["ANSWER_OFFSET", "DOORBELL_OFFSET", "HBM_BANKS", "HBM_BANK_BYTES", "MAILBOX", "MAILBOX_BYTES", "MODE",
-           "MODE_ONCE", "MODE_PERSISTENT", "STATUS_COMPLETED", "STATUS_POSITION", "STOP", "Argument", "Master",
-           "MemoryMap", "deal", "gather", "memory_map", "part_bytes", "side_accesses"]
+__all__ = ["ANSWER_BYTES", "ANSWER_OFFSET", "DOORBELL_OFFSET", "HBM_BANKS", "HBM_BANK_BYTES", "MAILBOX",
+           "MAILBOX_BYTES", "MODE", "MODE_ONCE", "MODE_PERSISTENT", "READ_BUFFER_BEATS", "STATUS_COMPLETED",
+           "STATUS_POSITION", "STOP", "Argument", "Master", "MemoryMap", "memory_map", "side_accesses"]

@@ -22,6 +22,8 @@ from hetcc.ir import DType
 
 Floats = NDArray[numpy.float32]
 Array = NDArray[numpy.generic]
+Quantised = tuple[NDArray[numpy.int64], NDArray[numpy.int64], NDArray[numpy.bool_]]
+"""Integers ``[D, N]``, exponents ``[N]``, and which vectors are not finite."""
 
 SMALLEST_NORMAL = numpy.float32(2.0**-126)
 QUIET_NAN_BITS = 0x7FC00000
@@ -30,7 +32,7 @@ _SAFE_MAGNITUDE = numpy.float32(2.0**-50)
 
 _STORAGE: dict[DType, str] = {
     DType.FLOAT32: "<f4", DType.FLOAT16: "<f2", DType.BFLOAT16: "<u2", DType.INT64: "<i8", DType.INT32: "<i4",
-    DType.BOOL: "|b1",
+    DType.BOOL: "|b1", DType.UINT8: "|u1",
 }
 
 
@@ -48,7 +50,8 @@ def storage_type(element: DType) -> numpy.dtype[numpy.generic]:
 
 def is_storable(element: DType) -> bool:
     """Whether buffers of this element type can be read and written by the streaming hardware."""
-    return element in _STORAGE
+    # Bytes are what packed weights are made of; no stage computes with them.
+    return element in _STORAGE and element is not DType.UINT8
 
 
 def flush(values: Floats) -> Floats:
@@ -163,7 +166,7 @@ def dot(rows: Floats, stationary: Floats, careful: bool, scratch: tuple[Floats, 
     return total
 
 
-def quantise(vectors: Floats, bits: int) -> tuple[NDArray[numpy.int64], NDArray[numpy.int64], NDArray[numpy.bool_]]:
+def quantise(vectors: Floats, bits: int) -> Quantised:
     """Vectors as integers times a power of two each: ``value ~ integer * 2**exponent``.
 
     The exponent is that of the largest magnitude less ``bits - 2``, so the largest integer is ``2**(bits - 2)`` or
@@ -197,8 +200,13 @@ def integer_dots(rows: Floats, vectors: Floats, bits: int) -> Floats:
     Returns:
         ``[M, N]``; NaN where a factor held an infinity or a NaN.
     """
-    left, left_exponents, left_bad = quantise(rows, bits)
-    right, right_exponents, right_bad = quantise(vectors, bits)
+    return quantised_dots(quantise(rows, bits), quantise(vectors, bits))
+
+
+def quantised_dots(rows: Quantised, vectors: Quantised) -> Floats:
+    """Inner products of what :func:`quantise` gave: ``[M, N]``."""
+    left, left_exponents, left_bad = rows
+    right, right_exponents, right_bad = vectors
     # Sums of such products are whole numbers that binary64 holds exactly, in any order.
     sums = right.astype(numpy.float64).T @ left.astype(numpy.float64)
     with numpy.errstate(over="ignore", under="ignore"):

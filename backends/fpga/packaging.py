@@ -5,15 +5,13 @@ None of these was run through Vivado or ``v++`` here; docs/fpga.md says so where
 
 from __future__ import annotations
 
-from xml.sax.saxutils import quoteattr
-
-from hetcc.backends.fpga.memory_map import Argument, MemoryMap, memory_map
+from hetcc.backends.fpga.memory_map import memory_map
+from hetcc.backends.fpga.metadata import Described, embedded_metadata, kernel_document
 from hetcc.backends.fpga.stage_graph import BufferRole, StageGraph
 
 PLATFORM = "xilinx_u55c_gen3x16_xdma_3_202210_1"
 PART = "xcu55c-fsvh2892-2L-e"
 CONTROL_BYTES = 4096
-_ADDRESS_BYTES = 8
 
 
 def banks_of(graph: StageGraph) -> tuple[int, ...]:
@@ -22,35 +20,14 @@ def banks_of(graph: StageGraph) -> tuple[int, ...]:
     return tuple(memory.masters[memory.of_buffer(buffer.name)[0].master].bank for buffer in graph.buffers)
 
 
-def kernel_xml(graph: StageGraph, kernel: str, clock_hz: float) -> bytes:
-    """Kernel metadata, in the form embedded in an ``.xclbin`` and read by packaging."""
-    memory = memory_map(graph)
-    ports = "".join(
-        f'    <port name="m_axi_{master.name}" mode="master" range="0xFFFFFFFFFFFFFFFF" dataWidth="512" '
-        f'portType="addressable" base="0x0"/>\n' for master in memory.masters)
-    arguments = "".join(_argument(graph, memory, argument) for argument in memory.arguments)
-    return (
-        '<?xml version="1.0" encoding="UTF-8"?>\n'
-        f'<project name="{kernel}"><platform name="{PLATFORM}"><device name="fpga0"><core name="core0" target="hw">\n'
-        f'  <kernelClocks><clock port="ap_clk" frequency="{clock_hz / 1e6:.0f}MHz"/></kernelClocks>\n'
-        f'  <kernel name="{kernel}" language="ip_c" vlnv="hetcc:kernel:{kernel}:1.0" hwControlProtocol="ap_ctrl_hs">\n'
-        '    <port name="s_axi_control" mode="slave" range="0x1000" dataWidth="32" portType="addressable" '
-        'base="0x0"/>\n'
-        f'{ports}{arguments}'
-        f'    <instance name="{kernel}_1"><addrRemap base="0x800000" port="s_axi_control"/></instance>\n'
-        '  </kernel>\n</core></device></platform></project>\n'
-    ).encode()
+def kernel_xml(graph: StageGraph, kernel: str) -> bytes:
+    """Kernel metadata as packaging reads it."""
+    return kernel_document(Described(kernel, graph, memory_map(graph)))
 
 
-def _argument(graph: StageGraph, memory: MemoryMap, argument: Argument) -> str:
-    """One ``arg``: a pointer through its master, or a scalar through the control port."""
-    start = f'    <arg name={quoteattr(argument.name)} id="{argument.position}" offset="{argument.offset:#x}" '
-    if argument.master < 0:
-        return start + ('addressQualifier="0" port="s_axi_control" size="0x4" hostOffset="0x0" hostSize="0x4" '
-                        'type="uint"/>\n')
-    kind = graph.buffer(argument.buffer).element.value if argument.buffer else "uint"
-    return start + (f'addressQualifier="1" port="m_axi_{memory.masters[argument.master].name}" size="0x8" '
-                    f'hostOffset="0x0" hostSize="{_ADDRESS_BYTES:#x}" type="{kind}*"/>\n')
+def xclbin_metadata(graph: StageGraph, kernel: str, clock_hz: float) -> bytes:
+    """Metadata of a file with this kernel alone, as XRT reads it."""
+    return embedded_metadata((Described(kernel, graph, memory_map(graph)),), PLATFORM, clock_hz)
 
 
 def connectivity(graph: StageGraph, kernel: str, clock_hz: float) -> bytes:
@@ -131,11 +108,14 @@ def makefile(kernel: str) -> bytes:
 
 
 def interface(graph: StageGraph) -> list[dict[str, object]]:
-    """Argument order, roles, shapes and banks, for reports and host code."""
+    """Buffers in call order: roles, shapes, and the bank of each part, for reports and host code."""
+    memory = memory_map(graph)
     return [
         {"argument": position, "name": buffer.name, "role": buffer.role.value, "element": buffer.element.value,
-         "shape": list(buffer.shape), "bank": f"HBM[{bank}]", "resident": buffer.role is BufferRole.TABLE}
-        for position, (buffer, bank) in enumerate(zip(graph.buffers, banks_of(graph), strict=True))
+         "shape": list(buffer.shape), "banks": [f"HBM[{memory.masters[part.master].bank}]"
+                                                for part in memory.of_buffer(buffer.name)],
+         "resident": buffer.role is BufferRole.TABLE}
+        for position, buffer in enumerate(graph.buffers)
     ]
 
 
@@ -149,4 +129,4 @@ def registers(graph: StageGraph) -> list[dict[str, object]]:
 
 
 __all__ = ["CONTROL_BYTES", "PART", "PLATFORM", "banks_of", "connectivity", "interface", "kernel_xml", "makefile",
-           "package_script", "registers"]
+           "package_script", "registers", "xclbin_metadata"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy
 from hetcc.backends.fpga.driver import KernelDriver
 from hetcc.backends.fpga.emulator import EmulatedXrt
 from hetcc.backends.fpga.numbers import Array, storage_type
+from hetcc.backends.fpga.packed import argument_of, pack
 from hetcc.backends.fpga.stage_graph import Buffer, BufferRole, StageGraph
 from hetcc.backends.fpga.xclbin import Container, unpack
 from hetcc.errors import InternalError, UserError
@@ -42,7 +42,7 @@ def load_program(files: Mapping[str, bytes] | Path, region: Graph, xrt: Any = No
     except ValueError as error:
         raise UserError("HET-B003", f"{EMULATION_FILE} cannot be read: {error}", where=region.name) from error
     expected = [tuple(region.type_of(name).shape) for name in (*interface_of(region), *region.outputs)]
-    if [buffer.shape for buffer in graph.buffers] != expected:
+    if [argument_of(buffer).shape for buffer in graph.buffers] != expected:
         raise InternalError("HET-I001", "the kernel's buffers are not those of the region", where=region.name)
     with tempfile.TemporaryDirectory(prefix="hetcc-fpga-") as folder:
         path = Path(folder) / EMULATION_FILE
@@ -72,9 +72,10 @@ class StreamProgram:
         self._graph = graph
         self._region = region
         self._position = {name: at for at, name in enumerate((*interface_of(region), *region.outputs))}
-        sizes = [max(_size_bytes(buffer), 1) for buffer in graph.buffers]
-        self._driver = KernelDriver(xrt, path, container.kernel, sizes)
+        self._driver = KernelDriver(xrt, path, container.kernel, graph)
         self._bound: set[str] = set()
+        self._weights: dict[str, Array] = {}
+        """Scanned weights that are on the card already: the arrays they came from."""
         self.runs = 0
 
     @property
@@ -115,6 +116,7 @@ class StreamProgram:
         Args:
             arguments: array by name for each of ``interface_of(region)``; caches on the card may be left out.
                 bfloat16 is the type of ``ml_dtypes``, or its 16 bits as uint16.
+                A scanned weight is converted and written only when it is another array than last time.
 
         Returns:
             array for each output, and for each updated cache that was passed, its new value (under the update's name).
@@ -139,17 +141,22 @@ class StreamProgram:
         return results
 
     def _write(self, name: str, content: Array) -> None:
-        buffer = self._graph.buffers[self._position[name]]
+        held = self._graph.buffers[self._position[name]]
+        if held.role is BufferRole.WEIGHT and self._weights.get(name) is content:
+            return
+        buffer = argument_of(held)
         kind = storage_type(buffer.element)
         given = content.view(numpy.uint16) if content.dtype.name == "bfloat16" else content
         if given.shape != buffer.shape or given.dtype != kind:
             raise UserError("HET-R002", f"'{name}' is {content.dtype}{list(content.shape)}, expected "
                             f"{buffer.element.value}{list(buffer.shape)}", where=self._region.name)
-        self._driver.write(self._position[name], given)
+        self._driver.write(self._position[name], given if held.packing is None else pack(held, given))
+        if held.role is BufferRole.WEIGHT:
+            self._weights[name] = content
 
     def _read(self, name: str) -> Array:
         buffer = self._graph.buffers[self._position[name]]
-        raw = self._driver.read(self._position[name], _size_bytes(buffer))
+        raw = self._driver.read(self._position[name])
         return raw.view(_array_type(buffer)).reshape(buffer.shape)
 
     def tables(self) -> tuple[str, ...]:
@@ -166,10 +173,6 @@ def _array_type(buffer: Buffer) -> numpy.dtype[Any]:
         short: numpy.dtype[Any] = numpy.dtype(ml_dtypes.bfloat16)
         return short
     return storage_type(buffer.element)
-
-
-def _size_bytes(buffer: Buffer) -> int:
-    return math.prod(buffer.shape) * storage_type(buffer.element).itemsize
 
 
 __all__ = ["EMULATION_FILE", "ENGINE", "StreamProgram", "load_program"]

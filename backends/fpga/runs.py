@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hetcc.backends.fpga.memory_map import WORD_BYTES
 from hetcc.backends.fpga.stage_graph import Access, Axis
 
+WORD_BYTES = 64
+"""Of a word of memory, as wide as a port."""
 Loop = tuple[int, int]
 """Trip count and stride in elements."""
 
@@ -65,4 +66,4 @@ def granule_of(runs: Runs, row: int, size: int) -> int:
     return granule
 
 
-__all__ = ["Loop", "Runs", "granule_of", "runs_of"]
+__all__ = ["WORD_BYTES", "Loop", "Runs", "granule_of", "runs_of"]

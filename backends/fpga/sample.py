@@ -142,6 +142,50 @@ def single_scan(depth: int = 4, rows: int = 16, k: int = 4, *, masked: bool = Tr
     return b.graph(*b.topk(score, k))
 
 
+def weight_product(tokens: int = 1, depth: int = 8, outputs: int = 12, *, turned: bool = True,
+                   residual: bool = True) -> Graph:
+    """A few rows of activations times a model weight, plus a residual, rectified: ``[S, N]``.
+
+    Inputs ``x[S, D]``, ``residual[S, N]``; weight ``[N, D]``, or ``[D, N]`` when not ``turned``.
+    """
+    b = RegionBuilder("weight_product")
+    x = b.feed("x", tokens, depth)
+    if turned:
+        weight = b.feed("weight", outputs, depth, role=Role.PARAMETER)
+        weight = b.view("permute", weight, depth, outputs, permutation=(1, 0))
+    else:
+        weight = b.feed("weight", depth, outputs, role=Role.PARAMETER)
+    shape = (tokens, outputs)
+    total = b.matmul(x, weight, *shape)
+    if residual:
+        total = b.map("add", total, b.feed("residual", *shape), shape=shape)
+    return b.graph(b.map("relu", total, shape=shape))
+
+
+def score_scan(heads: int = 2, depth: int = 4, rows: int = 16, *, weighted: bool = False) -> Graph:
+    """The score of every row leaves: per head, or their weighted sum, ``[1, H or 1, T]``."""
+    b = RegionBuilder("score_scan")
+    cache = b.feed("keys", 1, rows, depth, role=Role.CACHE)
+    turned = b.view("permute", cache, 1, depth, rows, permutation=(0, 2, 1))
+    score = b.matmul(b.feed("query", 1, heads, depth), turned, 1, heads, rows)
+    score = b.map("mul", score, depth**-0.5, shape=(1, heads, rows))
+    if weighted:
+        score = b.matmul(b.feed("weights", 1, 1, heads), score, 1, 1, rows)
+    return b.graph(score)
+
+
+def pooled_scan(depth: int = 4, blocks: int = 8, block: int = 4, function: str = "mean") -> Graph:
+    """One score per block of neighbouring rows leaves: the mean, sum, maximum or minimum of its rows' scores."""
+    b = RegionBuilder("pooled_scan")
+    rows = blocks * block
+    cache = b.feed("keys", rows, depth, role=Role.CACHE)
+    score = b.matmul(b.feed("query", 1, depth), b.view("permute", cache, depth, rows, permutation=(1, 0)), 1, rows)
+    operator = {"max": "amax", "min": "amin"}.get(function, function)
+    pooled = b.node(OperatorClass.REDUCTION, (b.view("reshape", score, 1, blocks, block),), 1, blocks,
+                    operator=operator, attributes={"function": function, "axes": (2,), "keepdims": False})
+    return b.graph(pooled)
+
+
 def block_scan(heads: int = 2, depth: int = 4, blocks: int = 8, block: int = 4, k: int = 2,
                function: str = "max") -> Graph:
     """Per-head scores of every row, reduced over blocks of neighbouring rows, then the k best blocks of each head."""

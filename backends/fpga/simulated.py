@@ -18,15 +18,17 @@ import numpy
 from numpy.typing import NDArray
 
 from hetcc.backends.fpga import tools
-from hetcc.backends.fpga.emulator import CommandState, ComputeUnit, Device, EmulatedXrt
+from hetcc.backends.fpga.compute_unit import ComputeUnit
+from hetcc.backends.fpga.emulator import Device, EmulatedXrt
 from hetcc.backends.fpga.memory_map import STATUS_COMPLETED
 from hetcc.backends.fpga.rtl.kernel_simulation import build_kernel, run_kernel
 from hetcc.backends.fpga.stage_graph import Append, Export, StageGraph
-from hetcc.backends.fpga.xclbin import Container
+from hetcc.backends.fpga.xclbin import Unit
 from hetcc.errors import UserError
 
 ENGINE = "verilator (simulated fpga)"
 VERILOG_FILE = "kernel.v"
+BUILD_TIMEOUT_S = 3600.0
 
 
 class Simulators:
@@ -45,7 +47,7 @@ class Simulators:
         """
         if kernel not in self._built:
             folder = self._folder / kernel
-            build_kernel(verilog, kernel, graph, folder)
+            build_kernel(verilog, kernel, graph, folder, timeout_s=BUILD_TIMEOUT_S)
             self._built[kernel] = folder
         return self._built[kernel]
 
@@ -53,21 +55,20 @@ class Simulators:
 class SimulatedUnit(ComputeUnit):
     """A compute unit that is simulated cycle by cycle."""
 
-    def __init__(self, container: Container, verilog: bytes, simulators: Simulators) -> None:
-        super().__init__(container)
+    def __init__(self, packed: Unit, verilog: bytes, simulators: Simulators) -> None:
+        super().__init__(packed)
         self._verilog, self._simulators = verilog, simulators
         self.simulated_cycles = 0
         """Of all runs, from ap_start to the interrupt."""
 
-    def compute(self, graph: StageGraph, views: Mapping[str, NDArray[numpy.generic]]) -> CommandState:
+    def compute(self, graph: StageGraph, views: Mapping[str, NDArray[numpy.generic]]) -> tuple[int, int]:
         """Run once on the buffers, in the simulated hardware."""
-        folder = self._simulators.folder_of(graph, self.container.kernel, self._verilog)
+        folder = self._simulators.folder_of(graph, self.packed.name, self._verilog)
         done = run_kernel(graph, views, folder)
         self.simulated_cycles += sum(done.cycles)
-        if done.status != STATUS_COMPLETED:
-            return CommandState.ERT_CMD_STATE_ERROR
-        self.executed_stages += _stages_of(graph)
-        return CommandState.ERT_CMD_STATE_COMPLETED
+        if done.status == STATUS_COMPLETED:
+            self.executed_stages += _stages_of(graph)
+        return done.status, done.kernel_cycles
 
 
 class SimulatedDevice(Device):
@@ -77,9 +78,9 @@ class SimulatedDevice(Device):
         super().__init__(index)
         self._verilog, self._simulators = verilog, simulators
 
-    def unit_of(self, container: Container) -> ComputeUnit:
+    def unit_of(self, packed: Unit) -> ComputeUnit:
         """See :class:`Device`."""
-        return SimulatedUnit(container, self._verilog, self._simulators)
+        return SimulatedUnit(packed, self._verilog, self._simulators)
 
 
 class SimulatedXrt(EmulatedXrt):

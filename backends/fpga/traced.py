@@ -21,6 +21,10 @@ class Kind(Enum):
     """Computed from the rows of a table."""
     SELECTION = "selection"
     """Values or indices of a top-k over a stream."""
+    WEIGHTS = "softmax"
+    """Softmax of a stream along its rows."""
+    SUMMARY = "weighted sum"
+    """Rows of a table, weighted by a softmax and added up: no rows are left."""
 
     @property
     def is_derived(self) -> bool:

@@ -16,9 +16,9 @@ from hetcc.backends.gpu.partition.parts import KernelPart, ModulePart, Part, spl
 from hetcc.backends.gpu.partition.patterns import Match
 from hetcc.backends.gpu.program_file import Call, KernelCall, ModuleCall, ProgramFile, value_numbers
 from hetcc.backends.gpu.resources import manifest
-from hetcc.backends.gpu.store import ModuleStore
 from hetcc.ir import Graph
 from hetcc.ir.subgraph import digest_of
+from hetcc.store import Store
 
 HOST_TARGET = "llvm-cpu"
 DEFAULT_TARGETS = ("gfx90a", HOST_TARGET)
@@ -31,7 +31,7 @@ def emit(region: Graph, name: str, targets: Sequence[str] = DEFAULT_TARGETS) -> 
 
 def emit_many(
     regions: Mapping[str, Graph], targets: Sequence[str] = DEFAULT_TARGETS, *, jobs: int | None = None,
-    progress: Progress | None = None, store: ModuleStore | None = None, compiler: str = "",
+    progress: Progress | None = None, store: Store | None = None, compiler: str = "",
 ) -> dict[str, EmittedRegion | Rejected]:
     """Compiles regions by name, for every target.
 
@@ -54,7 +54,7 @@ def emit_many(
     """
     chosen = [tools.target_named(target) for target in targets]
     tools.require_tools()
-    kept = store or ModuleStore()
+    kept = store or Store()
     digests = {name: digest_of(region) for name, region in regions.items()}
     distinct = {digests[name]: (name, region) for name, region in reversed(list(regions.items()))}
     plans = [plan for digest, (name, region) in reversed(list(distinct.items()))
@@ -102,7 +102,7 @@ def _plan(digest: str, name: str, region: Graph, target: tools.Target, matches: 
     return _Plan(digest, name, region, target, parts, launches, left_out=left_out)
 
 
-def _with_kernels(plans: Sequence[_Plan], store: ModuleStore, jobs: int | None) -> list[_Plan]:
+def _with_kernels(plans: Sequence[_Plan], store: Store, jobs: int | None) -> list[_Plan]:
     """Plans with the code of their kernels; those whose kernels did not all compile are made again without them."""
     compiled: dict[str, dict[str, CodeObject | Rejected]] = {}
     for target in dict.fromkeys(plan.target.name for plan in plans if plan.target.kernels and not plan.target.emulates):

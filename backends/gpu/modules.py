@@ -14,15 +14,17 @@ from pathlib import Path
 from hetcc.backends.contract import Rejected
 from hetcc.backends.gpu import tools
 from hetcc.backends.gpu.importer import ERROR_SUFFIX
+from hetcc.backends.gpu.refusals import Refusals, may_pass_again
 from hetcc.backends.gpu.resources import spilled_registers
-from hetcc.backends.gpu.store import ModuleStore
 from hetcc.ir import Graph
 from hetcc.ir.serialize import graph_to_bytes
+from hetcc.store import Store
 
 Progress = Callable[[int, int, str], None]
 """Called with (programs done, programs in all, name of the last one)."""
 Modules = Mapping[str, bytes]
 """Compiled module by target."""
+_IMPORT_RULE = "torch-mlir does not import the region"
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,12 @@ def module_key(digest: str, target: tools.Target) -> str:
 
 def compile_modules(
     jobs: Sequence[Job], processes: int | None = None, progress: Progress | None = None,
-    store: ModuleStore | None = None, compiler: str = "",
+    store: Store | None = None, compiler: str = "",
 ) -> dict[str, Modules | Rejected]:
     """Compiles programs; by digest, the modules by target or why there are none.
 
     A program that the importer or the compiler does not take, crashes on or does not finish is ``Rejected``; the others
-    are unaffected.
+    are unaffected. What was rejected before, with the same tools, is not tried again.
 
     Args:
         jobs: distinct programs.
@@ -61,17 +63,20 @@ def compile_modules(
     Raises:
         ToolError: HET-T002, iree-compile does not work at all.
     """
-    return _Compilation(processes or os.cpu_count() or 1, progress, store or ModuleStore(), compiler).all(jobs)
+    return _Compilation(processes or os.cpu_count() or 1, progress, store or Store(), compiler).all(jobs)
 
 
 class _Compilation:
     """One call of :func:`compile_modules`."""
 
-    def __init__(self, processes: int, progress: Progress | None, store: ModuleStore, compiler: str) -> None:
+    def __init__(self, processes: int, progress: Progress | None, store: Store, compiler: str) -> None:
         self.processes = processes
         self.progress = progress
         self.store = store
         self.compiler = compiler
+        self.refusals = Refusals(store, compiler, tools.IMPORT_TIMEOUT_S, tools.COMPILE_TIMEOUT_S)
+        self.lasting: dict[str, Rejected] = {}
+        """By key: new refusals that will be the same the next time."""
         self.done = 0
         self.total = 0
 
@@ -84,9 +89,9 @@ class _Compilation:
             found = self._stored(job)
             if found is None:
                 missing.append(job)
-            else:
-                results[job.digest] = found
-                self._finished(job)
+                continue
+            results[job.digest] = found
+            self._finished(job, " (refused before; --fresh tries it again)" if isinstance(found, Rejected) else "")
         if missing:
             with tempfile.TemporaryDirectory(prefix="hetcc-gpu-") as folder, ThreadPoolExecutor(self.processes) as pool:
                 for batch in pool.map(lambda dealt: self._import(dealt, Path(folder)), _dealt(missing, self.processes)):
@@ -96,19 +101,33 @@ class _Compilation:
                 for job, result in zip(ready, compiled, strict=True):
                     results[job.digest] = result
                     self._finished(job)
-                if any(isinstance(result, Rejected) for result in results.values()):
-                    targets = {target.name: target for job in jobs for target in job.targets}
+                if any(isinstance(results[job.digest], Rejected) for job in missing):
+                    targets = {target.name: target for job in missing for target in job.targets}
                     tools.probe_compiler(tuple(targets.values()), Path(folder))
+                    self.refusals.put(self.lasting)
         return results
 
-    def _finished(self, job: Job) -> None:
+    def _finished(self, job: Job, remark: str = "") -> None:
         self.done += 1
         if self.progress is not None:
-            self.progress(self.done, self.total, job.name)
+            self.progress(self.done, self.total, job.name + remark)
 
-    def _stored(self, job: Job) -> Modules | None:
-        found = {target.name: self.store.get(module_key(job.digest, target)) for target in job.targets}
-        return {name: data for name, data in found.items() if data is not None} if all(found.values()) else None
+    def _stored(self, job: Job) -> Modules | Rejected | None:
+        found: dict[str, bytes] = {}
+        for target in job.targets:
+            key = module_key(job.digest, target)
+            data = self.store.get(key)
+            if data is None:
+                return self.refusals.get(key)
+            found[target.name] = data
+        return found
+
+    def _refused(self, job: Job, targets: Sequence[tools.Target], rule: str, reason: str, *,
+                 complained: bool) -> Rejected:
+        rejected = Rejected(rule, "compiles", " ".join(reason.split())[:400])
+        if not may_pass_again(reason, complained=complained):
+            self.lasting.update((module_key(job.digest, target), rejected) for target in targets)
+        return rejected
 
     def _import(self, jobs: Sequence[Job], folder: Path) -> dict[str, Rejected]:
         """Writes ``DIGEST.mlir`` for each job; the rejections of those that have none.
@@ -126,13 +145,14 @@ class _Compilation:
             for job, (_, destination) in zip(waiting, pairs, strict=True):
                 complaint = Path(f"{destination}{ERROR_SUFFIX}")
                 if complaint.is_file():
-                    reason = complaint.read_text(encoding="utf-8")
-                    rejected[job.digest] = _rejection("torch-mlir does not import the region", reason)
+                    rejected[job.digest] = self._refused(job, job.targets, _IMPORT_RULE,
+                                                         complaint.read_text(encoding="utf-8"), complained=True)
                 elif not destination.is_file():
                     unsettled.append(job)
             if unsettled:
                 reason = outcome.reason or "the importer wrote nothing"
-                rejected[unsettled[0].digest] = _rejection("torch-mlir does not import the region", reason)
+                blamed = unsettled[0]
+                rejected[blamed.digest] = self._refused(blamed, blamed.targets, _IMPORT_RULE, reason, complained=False)
             waiting = unsettled[1:]
         for job in jobs:
             if job.digest in rejected:
@@ -153,7 +173,6 @@ class _Compilation:
             modules[target.name] = stored
         return modules
 
-
     def _compile_for(self, job: Job, target: tools.Target, folder: Path) -> bytes | Rejected:
         """The module for one target; of several ways to compile it, the first that spills the fewest registers."""
         best: tuple[int, bytes] | None = None
@@ -164,7 +183,8 @@ class _Compilation:
             if not outcome.ok:
                 if best is not None:
                     continue  # a way that was only tried for fewer spills
-                return _rejection(f"iree-compile does not compile the region for {target.name}", outcome.reason)
+                rule = f"iree-compile does not compile the region for {target.name}"
+                return self._refused(job, (target,), rule, outcome.reason, complained=True)
             module = destination.read_bytes()
             spilled = spilled_registers(module) if target.retries else 0
             if best is None or spilled < best[0]:
@@ -173,10 +193,6 @@ class _Compilation:
                 break
         assert best is not None
         return best[1]
-
-
-def _rejection(rule: str, reason: str) -> Rejected:
-    return Rejected(rule, "compiles", " ".join(reason.split())[:400])
 
 
 def _dealt(jobs: Sequence[Job], hands: int) -> list[Sequence[Job]]:

@@ -1,26 +1,51 @@
-"""Closed forms of the units' resources against yosys (xcup).
+"""Closed forms of resources against yosys (xcup): units of the library, and whole kernels.
 
-    python benchmarks/fpga/resources.py [PATTERN]
+    python benchmarks/fpga/resources.py [units|kernel|indexer] [PATTERN]
+
+``units`` prints a line per unit; what was synthesised before comes from the cache. ``kernel`` takes a small kernel
+three ways: by the closed forms, module by module, and flat (half an hour). ``indexer`` prints what share of the card an
+indexer of 64 heads of 128 over 131,072 tokens takes, in every numeric policy, with the width the compiler chooses.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
-CASES: tuple[tuple[Any, ...], ...] = (
-    ("multiply32",), ("multiply16",), ("add",), ("dots", 8, 16, 1), ("dots", 16, 16, 1), ("dots", 8, 8, 2),
-    ("quantise", 8, 16), ("quantise", 8, 8), ("float", 38, 16), ("sort", 4), ("merge", 4, 16), ("merge", 1, 1024),
-    ("keep", 4, 16),
-    # Not used to fit:
-    ("dots", 32, 16, 1), ("dots", 32, 8, 2), ("dots", 32, 8, 1), ("quantise", 32, 16), ("quantise", 24, 8),
-    ("float", 22, 8), ("sort", 8), ("merge", 8, 16), ("merge", 1, 512), ("merge", 1, 4096), ("keep", 8, 16),
+from hetcc.backends.fpga.unit_resources import NAMES, Resources
+
+FITTED: tuple[tuple[Any, ...], ...] = (
+    ("multiply", 32), ("multiply", 16), ("add",), ("dots", 8, 16, 1), ("dots", 16, 16, 1), ("dots", 8, 8, 2),
+    ("quantise", 8, 16), ("quantise", 16, 16), ("quantise", 8, 8), ("float", 38, 16), ("float", 22, 8), ("sort", 2),
+    ("sort", 4), ("merge", 1, 8), ("merge", 4, 16), ("merge", 1, 64), ("merge", 4, 64), ("keep", 4, 16),
+    ("reader", 512, 64), ("reader", 64, 16), ("writer",), ("combiner", 4), ("combiner", 8), ("unpacker", 4),
+    ("unpacker", 64), ("control", 5), ("control", 15), ("assembler", 128, 4),
 )
+SEEN: tuple[tuple[Any, ...], ...] = (
+    ("dots", 32, 8, 2), ("quantise", 32, 16), ("quantise", 24, 8), ("float", 34, 16), ("sort", 8), ("sort", 16),
+    ("merge", 2, 16),
+    ("merge", 1, 32), ("merge", 8, 16), ("merge", 2, 64), ("merge", 1, 512), ("merge", 1, 1024), ("merge", 1, 4096),
+    ("keep", 8, 16), ("keep", 1, 512), ("keep", 1, 2048), ("quantise", 64, 8), ("reader", 256, 64), ("combiner", 2),
+    ("unpacker", 2), ("unpacker", 8), ("unpacker", 16), ("unpacker", 32), ("unpacker", 4, 8), ("unpacker", 4, 16),
+    ("unpacker", 2, 4), ("unpacker", 8, 16), ("control", 9), ("assembler", 32, 16),
+)
+"""Known while the forms were written."""
+HELD_OUT: tuple[tuple[Any, ...], ...] = (
+    ("dots", 32, 16, 1), ("dots", 32, 8, 1), ("float", 30, 8), ("control", 12), ("assembler", 64, 8),
+    ("reader", 128, 32), ("quantise", 12, 8), ("merge", 2, 32), ("keep", 2, 256), ("merge", 4, 128), ("dots", 24, 8, 2),
+    ("quantise", 48, 16), ("reader", 1024, 64), ("merge", 16, 128), ("keep", 16, 128),
+)
+"""Synthesised after the forms were written."""
 
 
 def unit_of(name: str, *sizes: int) -> tuple[Any, tuple[Any, ...]]:
     """A unit and its ports."""
+    from hetcc.backends.fpga.rtl.axi import BurstReader, WordWriter, WriteCombiner
+    from hetcc.backends.fpga.rtl.axi_streams import OFFSET_BITS, Assembler, Unpacker
+    from hetcc.backends.fpga.rtl.control import AxiLiteControl
     from hetcc.backends.fpga.rtl.fp32 import Adder, Multiplier
     from hetcc.backends.fpga.rtl.merge import RowSorter, RunMerger
     from hetcc.backends.fpga.rtl.products import IntegerDots
@@ -28,9 +53,9 @@ def unit_of(name: str, *sizes: int) -> tuple[Any, tuple[Any, ...]]:
     from hetcc.backends.fpga.rtl.topk import ENTRY_BITS
 
     merger = ("clear", "valid_in", "row_in", "valid_out", "row_out")
+    assembler = ("valid", "ready", "data", "beat_valid", "beat_ready", "beat_data")
     makers: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
-        "multiply32": (Multiplier, ("a", "b", "result")),
-        "multiply16": (lambda: Multiplier(16), ("a", "b", "result")),
+        "multiply": (Multiplier, ("a", "b", "result")),
         "add": (Adder, ("a", "b", "result")),
         "dots": (IntegerDots, ("row", "stationary", "total")),
         "quantise": (VectorQuantiser, ("vector", "result", "exponent")),
@@ -38,19 +63,120 @@ def unit_of(name: str, *sizes: int) -> tuple[Any, tuple[Any, ...]]:
         "sort": (lambda width: RowSorter(width, ENTRY_BITS), ("row", "result")),
         "merge": (lambda width, rows: RunMerger(width, ENTRY_BITS, rows, False), merger),
         "keep": (lambda width, rows: RunMerger(width, ENTRY_BITS, rows, True), merger),
+        "reader": (BurstReader, (*BurstReader.INPUTS, *BurstReader.OUTPUTS)),
+        "writer": (WordWriter, (*WordWriter.INPUTS, *WordWriter.OUTPUTS)),
+        "combiner": (lambda size: WriteCombiner(size, OFFSET_BITS), (*WriteCombiner.INPUTS, *WriteCombiner.OUTPUTS)),
+        "assembler": (lambda bits, beat: Assembler(bits, beat, 2 * beat), assembler),
     }
+    if name == "unpacker":
+        unit = Unpacker(sizes)
+        inputs, outputs = unit.ports()
+        return unit, tuple(getattr(unit, port) for port in (*inputs, *outputs))
+    if name == "control":
+        slave = AxiLiteControl([(16 + 12 * at, 64 if at < sizes[0] - 1 else 32) for at in range(sizes[0])])
+        return slave, slave.ports()
     make, ports = makers[name]
-    unit = make(*sizes)
-    return unit, tuple(getattr(unit, port) for port in ports)
+    made = make(*sizes)
+    return made, tuple(getattr(made, port) for port in ports)
+
+
+def form_of(name: str, *sizes: int) -> Resources:
+    """The closed form of a unit."""
+    from hetcc.backends.fpga import unit_resources as forms
+
+    makers: dict[str, Callable[..., Resources]] = {
+        "multiply": lambda bits: forms.MULTIPLY_FP32 if bits == 32 else forms.MULTIPLY_BF16,
+        "add": lambda: forms.ADD_FP32, "writer": lambda: forms.WORD_WRITER, "dots": forms.integer_dots,
+        "quantise": forms.quantiser, "float": lambda width, _: forms.integer_to_float(width),
+        "sort": forms.row_sorter, "merge": forms.run_merger,
+        "keep": lambda width, rows: forms.run_merger(width, rows, keep=True), "reader": forms.burst_reader,
+        "combiner": forms.write_combiner, "unpacker": lambda *granules: forms.unpacker(granules),
+        "control": lambda count: forms.control_slave(count - 1, 1), "assembler": forms.assembler,
+    }
+    return makers[name](*sizes)
+
+
+def units(pattern: str) -> None:
+    """Print one line per unit: form, yosys, and the form's error."""
+    from hetcc.backends.fpga.rtl.synthesis import synthesise
+    from hetcc.store import Store
+
+    print("| unit | LUT form / yosys | FF form / yosys | DSP, BRAM | |\n|---|---|---|---|---|")
+    store = Store()
+    for what, cases in (("fitted", FITTED), ("seen", SEEN), ("held out", HELD_OUT)):
+        for case in (case for case in cases if pattern in f"{what} {case[0]}"):
+            form, seen = form_of(*case), synthesise([unit_of(*case)], store)[0]
+            memory = f"{form.dsp:g} / {seen.dsp:g}, {form.bram36:g} / {seen.bram36:g}"
+            print(f"| {case[0]} {', '.join(map(str, case[1:]))} | {_pair(form.lut, seen.lut)} | "
+                  f"{_pair(form.register, seen.register)} | {memory} | {what} |", flush=True)
+
+
+def _pair(form: float, seen: float) -> str:
+    return f"{form:,.0f} / {seen:,.0f} ({form / seen - 1:+.1%})" if seen else f"{form:,.0f} / 0"
+
+
+def kernel(with_flat: bool) -> None:
+    """A weighted scan of 256 rows of 16 with 4 heads, k = 32: one row per cycle, one channel."""
+    from hetcc.backends.fpga import sample
+    from hetcc.backends.fpga.compose import compose
+    from hetcc.backends.fpga.kernel_resources import kernel_resources, total_of
+    from hetcc.backends.fpga.rtl.synthesis import synthesise_kernel
+    from hetcc.backends.fpga.rtl.verilog import write_kernel
+    from hetcc.backends.fpga.stage_graph import Parallelism, StageGraph
+    from hetcc.store import Store
+
+    graph = compose(sample.weighted_scan(1, 1, 4, 16, 256, 32))
+    assert isinstance(graph, StageGraph)
+    graph = replace(graph, parallel=Parallelism(4, 1, 1))
+    verilog = write_kernel(graph, "k")
+    _line("closed forms", total_of(kernel_resources(graph)))
+    found = synthesise_kernel(verilog, "k", Store())
+    _line(f"{len(found.modules)} modules, {sum(found.instances.values())} instances", found.total)
+    if with_flat:
+        start = time.monotonic()
+        flat = synthesise_kernel(verilog, "k", Store(), flat=True).total
+        _line(f"flat ({time.monotonic() - start:.0f} s)", flat)
+
+
+def _line(name: str, found: Resources) -> None:
+    print(f"{name:28s}", "  ".join(f"{field} {getattr(found, field):,.1f}" for field in NAMES), flush=True)
+
+
+def indexer() -> None:
+    """Shares of the card."""
+    for policy, graph, shares in _indexers():
+        wide = graph.parallel
+        print(f"| {policy} | {wide.lanes} | {wide.together} | {wide.stripes} | "
+              + " | ".join(f"{shares[name]:.1%}" for name in NAMES) + " |")
+
+
+def _indexers() -> Iterator[tuple[str, Any, dict[str, float]]]:
+    from hetcc.backends.fpga import sample
+    from hetcc.backends.fpga.choice import chosen
+    from hetcc.backends.fpga.compose import compose
+    from hetcc.backends.fpga.formats import POLICIES, with_policy
+    from hetcc.backends.fpga.kernel_resources import kernel_resources, total_of
+    from hetcc.backends.fpga.stage_graph import StageGraph
+    from hetcc.backends.fpga.unit_resources import CARD
+
+    composed = compose(sample.weighted_scan(1, 1, 64, 128, 131072, 2048))
+    assert isinstance(composed, StageGraph)
+    for policy in POLICIES:
+        graph = with_policy(composed, policy)
+        assert isinstance(graph, StageGraph)
+        graph = chosen(graph)
+        yield policy, graph, total_of(kernel_resources(graph)).shares(CARD)
 
 
 def main() -> None:
-    """Print one line per unit."""
-    from hetcc.backends.fpga.rtl.synthesis import synthesise
-
-    chosen = [case for case in CASES if len(sys.argv) < 2 or sys.argv[1] in case[0]]
-    for case, found in zip(chosen, synthesise([unit_of(*case) for case in chosen]), strict=True):
-        print(case, found, flush=True)
+    """Print what was asked for."""
+    words = sys.argv[1:] or ["units"]
+    if words[0] == "kernel":
+        kernel("--no-flat" not in words)
+    elif words[0] == "indexer":
+        indexer()
+    else:
+        units(words[1] if len(words) > 1 else "")
 
 
 if __name__ == "__main__":

@@ -136,7 +136,13 @@ def _matmul(lhs: int, rhs: int, bias: int | None = None) -> Classifier:
 
 
 def _attention(call: Call) -> tuple[OperatorClass, Attributes]:
-    return OperatorClass.ATTENTION, {"query": 0, "key": 1, "value": 2}
+    attributes: Attributes = {"query": 0, "key": 1, "value": 2}
+    scale, mask = call.argument(6, "scale"), call.operand(3, "attn_mask")
+    if call.name == "scaled_dot_product_attention" and not call.argument(4, "dropout_p", 0.0):
+        attributes |= {"masked_rows": "zero", "causal": bool(call.argument(5, "is_causal", False))}
+        attributes |= {"scale": float(scale)} if isinstance(scale, int | float) else {}
+        attributes |= {"mask": mask} if mask is not None else {}
+    return OperatorClass.ATTENTION, attributes
 
 
 def _operands(call: Call, **positions: int) -> Attributes:
@@ -207,6 +213,11 @@ def _sort(call: Call) -> tuple[OperatorClass, Attributes]:
                                 "descending": bool(call.argument(2, "descending", False))}
 
 
+def _compaction(call: Call) -> tuple[OperatorClass, Attributes]:
+    return OperatorClass.COMPACTION, {"input": 0, "capacity": call.integer(1, "size"),
+                                      "fill": call.integer(2, "fill_value", -1)}
+
+
 def _concat(call: Call) -> tuple[OperatorClass, Attributes]:
     return OperatorClass.CONCAT, {"axis": call.axis(1, "dim", 0)}
 
@@ -263,7 +274,8 @@ CLASSIFIERS: dict[str, Classifier] = {
     "embedding": _embedding, "index_select": _index_select, "gather": _gather, "index": _index,
     "index_put": _index_put, "index_copy": _index_copy, "scatter": _scatter, "slice_scatter": _slice_scatter,
     "select_scatter": _slice_scatter, "scatter_add": _plain(OperatorClass.SCATTER),
-    "topk": _topk, "sort": _sort, "cat": _concat, "stack": _stack, "cumsum": _cumulative("sum"),
+    "topk": _topk, "sort": _sort, "nonzero_static": _compaction,
+    "cat": _concat, "stack": _stack, "cumsum": _cumulative("sum"),
     "cumprod": _cumulative("prod"), "clone": _plain(OperatorClass.COPY), "repeat": _plain(OperatorClass.COPY),
     "convolution": _plain(OperatorClass.CONVOLUTION), "constant_pad_nd": _plain(OperatorClass.COPY),
     "lift_fresh_copy": _view("alias"),

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from hetcc.capture.model import CapturedModel, CaptureRequest, Phase, WeightReference, source_file
+from hetcc.capture.remembered import CaptureMemory, Remembered
 from hetcc.errors import UserError
 from hetcc.ir import Graph
+from hetcc.store import Store
 
 __all__ = ["CaptureRequest", "CapturedModel", "Phase", "WeightReference", "capture"]
 
@@ -19,8 +21,13 @@ def _silent(message: str) -> None:
     del message
 
 
-def capture(request: CaptureRequest, progress: Progress = _silent) -> CapturedModel:
+def capture(request: CaptureRequest, progress: Progress = _silent, store: Store | None = None) -> CapturedModel:
     """Capture every phase ``request`` asks for.
+
+    Args:
+        request: the model and its sizes.
+        progress: told what is going on.
+        store: where graphs of transformers models are kept and looked up; without it they are captured anew.
 
     Raises:
         UserError: HET-C001 to HET-C009; the text says what to change.
@@ -33,7 +40,7 @@ def capture(request: CaptureRequest, progress: Progress = _silent) -> CapturedMo
         from hetcc.capture.program import capture_program
 
         return capture_program(request)
-    return _capture_hugging_face(request, progress)
+    return _capture_hugging_face(request, progress, store)
 
 
 def _quiet_transformers() -> None:
@@ -45,7 +52,13 @@ def _quiet_transformers() -> None:
     logging.disable_progress_bar()
 
 
-def _capture_hugging_face(request: CaptureRequest, progress: Progress) -> CapturedModel:
+def _capture_hugging_face(request: CaptureRequest, progress: Progress, store: Store | None) -> CapturedModel:
+    memory = CaptureMemory(request, store)
+    known = memory.read()
+    if known is not None:
+        progress("the graphs were captured before and are read from the cache")
+        if not request.weights:
+            return CapturedModel(request, known.graphs, description=known.description)
     _quiet_transformers()
     import torch
     import transformers
@@ -56,17 +69,19 @@ def _capture_hugging_face(request: CaptureRequest, progress: Progress) -> Captur
     progress("reading the configuration")
     source = resolve(request)
     check_weights(request, source)
-    phases = request.phases or ((Phase.DECODE,) if source.is_decoder else (Phase.ENCODE,))
-    check_phases(source, request)
-    graphs = {phase.value: capture_phase(source, phase, request, progress) for phase in phases}
+    if known is None:
+        phases = request.phases or ((Phase.DECODE,) if source.is_decoder else (Phase.ENCODE,))
+        check_phases(source, request)
+        known = Remembered(
+            {phase.value: capture_phase(source, phase, request, progress) for phase in phases},
+            {"model_class": source.model_class.__name__, "torch": torch.__version__,
+             "transformers": transformers.__version__})
+        memory.write(known.graphs, known.description)
     bound = BoundWeights()
     if request.weights:
         progress("binding weights")
-        bound = bind_weights(request, source, graphs.values())
-    return CapturedModel(
-        request, graphs, bound.constants, bound.references, bound.generated,
-        {"model_class": source.model_class.__name__, "torch": torch.__version__,
-         "transformers": transformers.__version__})
+        bound = bind_weights(request, source, known.graphs.values())
+    return CapturedModel(request, known.graphs, bound.constants, bound.references, bound.generated, known.description)
 
 
 def open_model(request: CaptureRequest) -> tuple[Any, Any]:

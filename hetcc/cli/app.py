@@ -15,6 +15,7 @@ from typer._click.exceptions import ClickException
 
 import hetcc
 from hetcc.cli import (
+    build_command,
     calibrate_command,
     compile_command,
     demo_command,
@@ -30,7 +31,7 @@ from hetcc.errors import ExitCode, HetccError, InternalError, UserError
 
 INTERRUPTED = 130
 COMMANDS = (compile_command, run_commands, explain_command, predict_command, simulate_command, calibrate_command,
-            export_command,
+            export_command, build_command,
             machine_commands, demo_command)
 _EXAMPLES = """[bold]Begin with[/bold]
 

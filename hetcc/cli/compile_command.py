@@ -79,6 +79,9 @@ NoRewrites = Annotated[list[str] | None, typer.Option(
     "--no-rewrite", metavar="NAME",
     help="Leave out a rewriting pass: narrow-to-selection, or reassociate (the order of products); repeatable.",
     rich_help_panel=_MODEL)]
+Policy = Annotated[Literal["exact", "quantised:int8", "quantised:int16", "quantised:bf16"], typer.Option(
+    "--policy", help="Factors of the FPGA's products with tables: exact keeps them in fp32; the others round them, so "
+    "results change.", rich_help_panel=_CODE)]
 NoVerilog = Annotated[bool, typer.Option(
     "--no-verilog", help="Leave out the Verilog of the FPGA's kernels.", rich_help_panel=_CODE)]
 OnUnsupported = Annotated[Literal["fallback", "warn", "error"], typer.Option(
@@ -86,6 +89,9 @@ OnUnsupported = Annotated[Literal["fallback", "warn", "error"], typer.Option(
 Output = Annotated[Path | None, typer.Option(
     "--output", "-o", metavar="DIR", help="Folder to write. Default: named after the model and phases, here.",
     rich_help_panel=_CODE)]
+Fresh = Annotated[bool, typer.Option(
+    "--fresh", help="Use nothing that earlier compiles left in the cache ($HETCC_CACHE): capture, prove and compile "
+    "anew, and try again what a compiler refused.", rich_help_panel=_CODE)]
 Force = Annotated[bool, typer.Option("--force", help="Replace a bundle that is already there.", rich_help_panel=_CODE)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
 
@@ -101,8 +107,10 @@ def compile_(  # the signature is the command's interface: one line per option
     gpu: Gpu = "mi210", fpga: Fpga = "u55c", baseline: Baseline = "tuned", link: Link = "published",
     time_weight: TimeWeight = 1.0, energy_weight: EnergyWeight = 0.0, ignore_capacity: IgnoreCapacity = False,
     partitioner: Partitioner = "optimal", place: Places = None, placement: PlacementFile = None,
-    draws: Draws = ROBUSTNESS_DRAWS, emit: Emit = "auto", target: Targets = None, no_verilog: NoVerilog = False,
-    on_unsupported: OnUnsupported = "warn", output: Output = None, force: Force = False, as_json: AsJson = False,
+    draws: Draws = ROBUSTNESS_DRAWS, emit: Emit = "auto", target: Targets = None, policy: Policy = "exact",
+    no_verilog: NoVerilog = False,
+    on_unsupported: OnUnsupported = "warn", output: Output = None, fresh: Fresh = False, force: Force = False,
+    as_json: AsJson = False,
 ) -> None:
     """Plan a model, and generate its code when there are weights; writes one bundle."""
     request = CaptureRequest(model, tuple(phase or ()), batch, context, prompt, DType(dtype),
@@ -112,8 +120,8 @@ def compile_(  # the signature is the command's interface: one line per option
         request, gpu, fpga, baseline=baseline, links=link, ignore_capacity=ignore_capacity,
         robustness_samples=draws, emit=emit,
         choice=PlacementChoice(partitioner, forced, placement, Objective(time_weight, energy_weight)),
-        emission=EmissionOptions(tuple(target or ()), not no_verilog, on_unsupported),
-        without_rewrites=tuple(no_rewrite or ()))
+        emission=EmissionOptions(tuple(target or ()), not no_verilog, on_unsupported, policy),
+        without_rewrites=tuple(no_rewrite or ()), fresh=fresh)
     _compile(options, output or default_output(request), force=force, as_json=as_json)
 
 

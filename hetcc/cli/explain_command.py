@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -71,7 +72,11 @@ def main_phase_of(bundle: Bundle) -> str:
 def _explained(bundle: Bundle, phase: str) -> Explained:
     from hetcc.report.code import code_of_regions
     from hetcc.report.explanation import Explained
+    from hetcc.report.hardware_text import hardware_of_regions
+    from hetcc.report.packing_text import PACKING_FILE
 
     plan = bundle.plan.phase(phase)
+    packing = json.loads(bundle.files.read(PACKING_FILE)) if PACKING_FILE in bundle.files.paths else None
     return Explained(plan, bundle.explanation(phase), bundle.tagged(phase),
-                     code_of_regions(bundle.plan, plan, bundle.files.read))
+                     code_of_regions(bundle.plan, plan, bundle.files.read), packing,
+                     hardware_of_regions(plan, bundle.files.read))

@@ -124,7 +124,8 @@ _TOOLS = (
     _Known("pyxrt / XRT", "running on a real FPGA", "Xilinx Runtime from AMD, with its Python bindings", _xrt),
     _Known("HIP driver", "running on a real AMD GPU", "ROCm from AMD", _driver("hip")),
     _Known("CUDA driver", "running on a real NVIDIA GPU", "NVIDIA's driver for the card", _driver("cuda")),
-    _Known("v++", "linking FPGA kernels into an xclbin", "AMD Vitis", _program("v++")),
+    _Known("vivado", "packaging FPGA kernels (`hetcc build`)", "AMD Vitis", _program("vivado")),
+    _Known("v++", "linking FPGA kernels into an xclbin (`hetcc build`)", "AMD Vitis", _program("v++")),
 )
 
 

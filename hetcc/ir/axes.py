@@ -138,17 +138,21 @@ def _normalization(graph: Graph, node: Node, axis: int) -> list[ValueAxis]:
 
 
 def _matmul(graph: Graph, node: Node, axis: int) -> list[ValueAxis]:
+    """``[..., M, K] x [..., K, N]``; a vector has only its K, so that its side of the result is missing."""
     shape = graph.type_of(node.outputs[0]).shape
+    operands = [(name, graph.type_of(name).shape) for name in (node.operand("lhs"), node.operand("rhs")) if name]
+    own = [len(operand) > 1 for _, operand in operands]
+    batch = len(shape) - sum(own)
     found = []
-    for name, own in (("lhs", len(shape) - 2), ("rhs", len(shape) - 1)):
-        operand = node.operand(name)
-        if operand is None:
+    for side, (name, operand) in enumerate(operands):
+        if axis < batch:
+            position = axis - batch + max(len(operand) - 2, 0)
+        elif own[side] and axis == batch + (side if own[0] else 0):
+            position = len(operand) - 2 + side
+        else:
             continue
-        operand_shape = graph.type_of(operand).shape
-        position = axis - (len(shape) - len(operand_shape))
-        is_batch = axis < len(shape) - 2
-        if position >= 0 and (axis == own or is_batch) and operand_shape[position] == shape[axis]:
-            found.append(ValueAxis(operand, position))
+        if position >= 0 and operand[position] == shape[axis]:
+            found.append(ValueAxis(name, position))
     return found
 
 

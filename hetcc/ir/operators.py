@@ -13,12 +13,15 @@ REDUCTION      function: sum, mean, max, min, any, all, argmax; axes; keepdims
 SOFTMAX        axis
 NORMALIZATION  axes
 MATMUL         lhs, rhs, bias (absent if none): ``[..., M, K] x [..., K, N]``
-ATTENTION      query, key, value (positions)
+ATTENTION      query, key, value, mask (positions; mask absent if none); where the operator does nothing beside it:
+               scale (absent: 1 / sqrt of the width), causal (from the first entry on), masked_rows: nan | zero
 GATHER         data, indices, axis, mode: rows (whole slices at flat indices) | along (element by element)
 SCATTER        data, indices, updates (absent for a constant), axis, mode: along | rows
 CACHE_UPDATE   data, indices, updates, axis: rows of ``data`` replaced at ``indices``
 TOPK           input, axis, k, largest; outputs are (values, indices)
 SORT           input, axis, descending; outputs are (values, indices)
+COMPACTION     input, capacity, fill: positions ``[capacity, rank]`` of the entries that are not zero, in row-major
+               order; what does not fit is dropped, and rows behind the last position hold ``fill``
 CONCAT         axis
 COPY           nothing: same elements in a new buffer
 CREATE         function: full | arange | empty | constant
@@ -49,6 +52,7 @@ class OperatorClass(Enum):
     CACHE_UPDATE = "cache_update"
     TOPK = "topk"
     SORT = "sort"
+    COMPACTION = "compaction"
     CONCAT = "concat"
     COPY = "copy"
     CREATE = "create"

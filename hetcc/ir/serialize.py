@@ -27,7 +27,7 @@ def graph_from_bytes(data: bytes) -> Graph:
     Raises:
         UserError: HET-B003, the bytes are no graph of this version.
     """
-    return _reading(lambda: graph_from_document(json.loads(data)))
+    return reading(lambda: graph_from_document(json.loads(data)))
 
 
 def tagged_to_bytes(tagged: TaggedGraph) -> bytes:
@@ -49,7 +49,7 @@ def tagged_from_bytes(data: bytes) -> TaggedGraph:
                 for name, stage, pipeline, evidence in document["tags"]}
         return TaggedGraph(graph_from_document(document), tags)
 
-    return _reading(read)
+    return reading(read)
 
 
 def graph_to_document(graph: Graph, *, provenance: bool) -> dict[str, Any]:
@@ -82,7 +82,12 @@ def _compact(document: dict[str, Any]) -> bytes:
     return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
 
 
-def _reading(read: Callable[[], Read]) -> Read:
+def reading(read: Callable[[], Read]) -> Read:
+    """What ``read`` makes of plain data.
+
+    Raises:
+        UserError: HET-B003, the data is not what it should be.
+    """
     try:
         return read()
     except (ValueError, KeyError, TypeError, IndexError, InternalError) as error:

@@ -240,6 +240,12 @@ def _attention(call: Call) -> Class:
     own_cache = call.given(4) or call.given(5) or len(call.output_types) > 1
     if found is None or own_cache or call.rank != 4:
         return OPAQUE
+    mask, scale = call.operand(3), call.keywords.get("scale")
+    plain = not call.keywords.get("softcap") and not call.given(6) and call.given(3) == (mask is not None)
+    if plain and call.keywords.get("softmax_precision") is None:
+        found |= {"masked_rows": "nan", "causal": bool(call.integer("is_causal", 0))}
+        found |= {"scale": float(scale)} if isinstance(scale, int | float) else {}
+        found |= {"mask": mask} if mask is not None else {}
     return OperatorClass.ATTENTION, found
 
 

@@ -34,6 +34,9 @@ class DeviceSpec(_Record):
     idle_w: float = Field(default=0.0, ge=0.0, description="power at rest, paid for as long as a step takes")
 
 
+Policy = Literal["exact", "quantised:int8", "quantised:int16", "quantised:bf16"]
+
+
 class RegionSpec(_Record):
     """A program that is launched as one, and what it does."""
 
@@ -48,7 +51,7 @@ class RegionSpec(_Record):
     flops: int
     bytes_read: int
     bytes_written: int
-    policy: Literal["exact", "quantised:int8", "quantised:int16", "quantised:bf16"] = Field(
+    policy: Policy = Field(
         default="exact", description="numeric policy: exact is fp32 compared with eager; another one was asked for")
 
 
@@ -124,6 +127,8 @@ class Prediction(_Record):
     energy_j: float
     gpu_only_latency_s: float
     gpu_only_energy_j: float
+    reconfiguration_s: float = Field(
+        default=0.0, ge=0.0, description="part of latency_s: loading other xclbins, because not all kernels share one")
 
 
 class RobustnessSpec(_Record):

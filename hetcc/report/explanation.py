@@ -27,6 +27,10 @@ class Explained:
     tagged: TaggedGraph
     code: Mapping[str, RegionCode] = field(default_factory=dict)
     """Which code runs each GPU region, by region name; empty for a plan without code."""
+    packing: Mapping[str, Any] | None = None
+    """``fpga/packing.json``; None for a plan without FPGA code."""
+    hardware: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """How wide each FPGA region's kernel was made, by region name; empty for a plan without code."""
 
     @property
     def clusters(self) -> Mapping[str, Any]:
@@ -49,6 +53,9 @@ def overview(phase: Explained) -> dict[str, Any]:
         "rewrites": rewrites,
         "code": code_totals(phase.code),
         "kernels_left_out": sorted({reason for region in phase.code.values() for reason in region.left_out}),
+        "packing": phase.packing,
+        "hardware": {region.name: {**phase.hardware[region.name], "policy": region.policy}
+                     for region in phase.plan.regions if region.name in phase.hardware},
     }
 
 
@@ -170,7 +177,8 @@ def region_answer(name: str, phase: Explained) -> dict[str, Any]:
         "kernels_left_out": list(phase.code[name].left_out) if name in phase.code else [],
         "digest": region.digest, "same_program": alike,
         "clusters": clusters, "nodes": list(region.nodes), "stages": region.stages,
-        "updates": [list(pair) for pair in region.updates],
+        "updates": [list(pair) for pair in region.updates], "policy": region.policy,
+        "hardware": phase.hardware.get(name),
         "work": {"flops": region.flops, "bytes_read": region.bytes_read, "bytes_written": region.bytes_written},
         "launch_step": position,
         "launch": step.model_dump() if isinstance(step, LaunchStep) else None,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hetcc.report.hardware_text import hardware_block, hardware_lines
+from hetcc.report.packing_text import packing_block
 from hetcc.report.tables import label_lines, text_table
 from hetcc.units import format_bytes, format_count, format_energy, format_time
 
@@ -17,7 +19,8 @@ _FLIPS_SHOWN = 4
 def overview_text(answer: Mapping[str, Any]) -> str:
     """A phase: totals, stages by device, largest clusters, the host's nodes, rewrites."""
     blocks = [_headline(answer), _stage_table(answer), _largest_table(answer), _host_block(answer),
-              _code_totals(answer), _rewrite_block(answer)]
+              _code_totals(answer), hardware_block(answer["hardware"]),
+              packing_block(answer["packing"], answer["phase"]), _rewrite_block(answer)]
     return "\n\n".join(block for block in blocks if block)
 
 
@@ -208,6 +211,7 @@ def region_text(answer: Mapping[str, Any]) -> str:
         ("work", _work_text(answer["work"])),
         ("stages", ", ".join(f"{stage} {count}" for stage, count in answer["stages"].items()) or "none"),
         *(("updates", f"{cache} becomes {value}") for cache, value in answer["updates"]),
+        *hardware_lines(answer["hardware"], answer["policy"]),
     ]
     if launch:
         after = f" after steps {', '.join(map(str, launch['waits']))}" if launch["waits"] else ""

@@ -66,7 +66,7 @@ def compile_command(options: CompileOptions) -> list[str]:
               "--energy-weight", str(options.choice.objective.energy_weight)]
     for target in options.emission.targets:
         words += ["--target", target]
-    words += ["--on-unsupported", options.emission.on_unsupported]
+    words += ["--on-unsupported", options.emission.on_unsupported, "--policy", options.emission.policy]
     if not options.emission.verilog:
         words += ["--no-verilog"]
     for name in options.without_rewrites:

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy
 
 from hetcc.errors import UserError
+from hetcc.plan.plan import RegionSpec
 from hetcc.runtime.session import Session
 from hetcc.runtime.trace import Coverage, RunTrace
 
 RELATIVE_TOLERANCE = {"float64": 1e-4, "float32": 1e-4, "float16": 3e-2, "bfloat16": 1e-1}
 _MASKED = -1e30
 _SCORE_ROUNDING = 1e-4
+
+
+@dataclass(frozen=True)
+class PolicyLimits:
+    """What a numeric policy that somebody asked for may change."""
+
+    relative: float
+    """Of outputs, over the largest magnitude; entries chosen otherwise change them too."""
+    score: float
+    """Of scores: entries so near to the last one chosen may change places."""
+
+
+POLICY_LIMITS = {
+    "exact": PolicyLimits(0.0, _SCORE_ROUNDING), "quantised:int16": PolicyLimits(2e-2, 4e-3),
+    "quantised:bf16": PolicyLimits(2e-1, 6e-2), "quantised:int8": PolicyLimits(4e-1, 3e-1)}
+"""Scores: twice the largest errors in docs/fpga.md of data without heavy tails, over the largest score."""
 
 
 class SelectionLike(Protocol):
@@ -106,6 +123,7 @@ class Verification:
 
 def verify_phase(session: Session, phase: str, reference: RunLike) -> Verification:
     """Run the reference's steps on the bundle, from the reference's caches, and compare every step."""
+    limits = limits_of(session.plan.phase(phase).regions)
     for name, content in reference.caches.items():
         if name in session.cache_device:
             session.write_cache(name, content)
@@ -126,12 +144,19 @@ def verify_phase(session: Session, phase: str, reference: RunLike) -> Verificati
             if found is None:
                 missing.add(name)
             else:
-                selections = selections + compare_selection(chosen, found)
+                selections = selections + compare_selection(chosen, found, limits.score)
     dtype = session.plan.dtype
     engines = {record.device: record.engine for trace in traces for record in trace.records if record.engine}
-    return Verification(phase, len(traces), worst, RELATIVE_TOLERANCE.get(dtype, 1e-4), selections,
+    tolerance = max(RELATIVE_TOLERANCE.get(dtype, 1e-4), limits.relative)
+    return Verification(phase, len(traces), worst, tolerance, selections,
                         traces[-1].coverage(), engines, sum(trace.measured_time_s for trace in traces),
                         tuple(sorted(missing)))
+
+
+def limits_of(regions: Iterable[RegionSpec]) -> PolicyLimits:
+    """The widest limits of the policies that regions were made with."""
+    found = [POLICY_LIMITS["exact"], *(POLICY_LIMITS[region.policy] for region in regions)]
+    return PolicyLimits(max(one.relative for one in found), max(one.score for one in found))
 
 
 def relative_error(actual: numpy.ndarray, expected: numpy.ndarray) -> float:
@@ -143,8 +168,15 @@ def relative_error(actual: numpy.ndarray, expected: numpy.ndarray) -> float:
     return float(numpy.abs(first - second).max(initial=0.0)) / scale
 
 
-def compare_selection(chosen: numpy.ndarray, reference: SelectionLike) -> SelectionComparison:
-    """Compare selected sets row by row, masked entries left out."""
+def compare_selection(chosen: numpy.ndarray, reference: SelectionLike,
+                      rounding: float = _SCORE_ROUNDING) -> SelectionComparison:
+    """Compare selected sets row by row, masked entries left out.
+
+    Args:
+        chosen: indices.
+        reference: the scores and what they select.
+        rounding: entries whose score is so near to the last one selected, over the largest, are ties.
+    """
     scores = reference.scores.astype(numpy.float64)
     rows = scores.reshape(-1, scores.shape[-1])
     expected = reference.indices.reshape(len(rows), -1)
@@ -157,7 +189,7 @@ def compare_selection(chosen: numpy.ndarray, reference: SelectionLike) -> Select
         different = visible ^ found
         threshold = min((row[index] for index in visible), default=0.0)
         scale = max((abs(row[index]) for index in visible), default=1.0) or 1.0
-        ties = sum(bool(abs(row[index] - threshold) <= _SCORE_ROUNDING * scale) for index in different)
+        ties = sum(bool(abs(row[index] - threshold) <= rounding * scale) for index in different)
         wrong = len(different) - ties + abs(len(visible) - len(found)) + (len(taken) - len(set(taken.tolist())))
         total = total + SelectionComparison(1, int(not different), ties, wrong)
     return total

@@ -12,10 +12,10 @@ from hetcc.cost_model.quantity import Quantity
 
 FASTER_IF_MORE = ("bandwidth_bytes_per_s", "on_chip_bytes", "on_chip_bandwidth_bytes_per_s", "on_chip_usable_fraction",
                   "matrix_flops_per_s", "vector_flops_per_s", "bandwidth_fraction", "compute_fraction", "factor",
-                  "overlap_exponent", "rows", "cache_share", "clock_hz", "dsp_count", "dsp_usable_fraction", "lut_count",
-                  "bram36_count", "uram_count", "memory_usable_fraction", "ports_per_kernel", "port_bytes_per_cycle",
-                  "bram_bytes_per_cycle", "uram_bytes_per_cycle", "elements_per_cycle", "topk_elements_per_cycle",
-                  "sort_elements_per_cycle")
+                  "overlap_exponent", "rows", "cache_share", "clock_hz", "dsp_count", "dsp_usable_fraction",
+                  "lut_count", "bram36_count", "uram_count", "memory_usable_fraction", "ports_per_kernel",
+                  "port_bytes_per_cycle", "bram_bytes_per_cycle", "uram_bytes_per_cycle", "elements_per_cycle",
+                  "topk_elements_per_cycle", "sort_elements_per_cycle")
 """Fields of which more is faster; ``rows`` are those of skinny products."""
 FASTER_IF_LESS = ("kernel_launch_s", "replayed_launch_s", "region_launch_s", "overhead_s", "latency_s",
                   "initiation_interval", "fill_cycles", "drain_cycles_per_selected", "dsp_per_mac", "lut_per_mac",

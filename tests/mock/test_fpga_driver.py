@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,10 +11,16 @@ import numpy
 import pytest
 
 from hetcc.backends.fpga import sample
+from hetcc.backends.fpga.choice import chosen
+from hetcc.backends.fpga.compose import compose
 from hetcc.backends.fpga.driver import KernelDriver
-from hetcc.backends.fpga.emit import emit
+from hetcc.backends.fpga.emit import emit, emit_stages
 from hetcc.backends.fpga.emulator import CommandState, EmulatedXrt, EmulatedXrtWithContexts, LenientXrt, SyncDirection
+from hetcc.backends.fpga.functional import execute
+from hetcc.backends.fpga.memory_map import memory_map
+from hetcc.backends.fpga.numbers import storage_type
 from hetcc.backends.fpga.program import ENGINE, StreamProgram, load_program
+from hetcc.backends.fpga.stage_graph import BufferRole, Parallelism, StageGraph
 from hetcc.backends.fpga.xclbin import pack, unpack
 from hetcc.errors import ToolError, UserError
 from hetcc.ir import Graph
@@ -109,15 +116,15 @@ def test_wrong_arguments_are_named(change: Any, text: str) -> None:
 
 
 @pytest.mark.parametrize("position", [16, -1, 2**40])
-def test_a_row_outside_the_table_is_an_error_state_and_nothing_is_written(position: int) -> None:
+def test_a_row_outside_the_table_is_a_coded_error_and_nothing_is_written(position: int) -> None:
     arguments = arguments_of(REGION)
     keys = arguments.pop("keys")
     arguments["positions"] = numpy.array([position], numpy.int64)
     loaded = program()
     loaded.bind_cache("keys", keys)
-    with pytest.raises(ToolError, match="HET-F002") as caught:
+    with pytest.raises(UserError, match="HET-R002") as caught:
         loaded.run(arguments)
-    assert "COMPLETED" in str(caught.value) or "4" in str(caught.value)
+    assert "outside its table" in str(caught.value)
     assert numpy.array_equal(loaded.read_cache("keys"), keys)
 
 
@@ -138,17 +145,90 @@ def test_unknown_caches_and_damaged_files_are_refused() -> None:
 
 
 def test_a_compute_unit_with_nothing_behind_it_never_completes(tmp_path: Path) -> None:
-    path = tmp_path / "empty.xclbin"
-    path.write_bytes(pack("empty", (0, 1), b"<project/>", b""))
-    driver = KernelDriver(EmulatedXrt, path, "empty", [16, 16])
+    path, graph = tmp_path / "empty.xclbin", chosen(composed(REGION))
+    path.write_bytes(pack("empty", memory_map(graph).banks, b"<project/>", b""))
+    driver = KernelDriver(EmulatedXrt, path, "empty", graph)
     with pytest.raises(ToolError, match="HET-F002"):
         driver.run()
+    with pytest.raises(ToolError, match="HET-F002"):
+        driver.ring()
 
 
-def test_scalars_beyond_32_bits_are_refused(tmp_path: Path, opened: SimpleNamespace) -> None:
-    driver = KernelDriver(EmulatedXrt, opened.path, opened.name, [4096] * 7)
-    with pytest.raises(ToolError, match="does not fit 32 bits"):
-        driver.run([2**31])
+# ---- parts and the persistent mode
+
+
+def composed(region: Graph) -> StageGraph:
+    graph = compose(region)
+    assert isinstance(graph, StageGraph), graph
+    return graph
+
+
+def driver_of(graph: StageGraph, folder: Path, xrt: Any = EmulatedXrt) -> tuple[KernelDriver, dict[str, int]]:
+    """A driver of a kernel on the emulator, and the place of each buffer."""
+    made = emit_stages(graph, with_verilog=False)
+    path = folder / "kernel.xclbin"
+    path.write_bytes(made.files[made.entry])
+    return (KernelDriver(xrt, path, unpack(path.read_bytes()).kernel, graph),
+            {buffer.name: at for at, buffer in enumerate(graph.buffers)})
+
+
+def filled(driver: KernelDriver, graph: StageGraph, position: int) -> dict[str, numpy.ndarray]:
+    """Contents of all buffers, written to the card."""
+    random = numpy.random.default_rng(7)
+    found = {}
+    for place, buffer in enumerate(graph.buffers):
+        floats = buffer.element.is_floating
+        found[buffer.name] = (random.standard_normal(buffer.shape).astype(numpy.float32) if floats else
+                              numpy.full(buffer.shape, position, storage_type(buffer.element)))
+        driver.write(place, found[buffer.name])
+    return found
+
+
+@pytest.mark.parametrize("parallel", [Parallelism(1, 3, 9), Parallelism(1, 1, 2), Parallelism(2, 5, 10)])
+def test_a_table_in_parts_is_read_appended_to_and_read_back(parallel: Parallelism, tmp_path: Path) -> None:
+    graph = replace(composed(sample.weighted_scan(1, 1, 2, 32, 50, 4)), parallel=parallel)
+    assert len(memory_map(graph).of_buffer(table_of(graph))) == parallel.stripes
+    driver, places = driver_of(graph, tmp_path)
+    contents = filled(driver, graph, 17)
+    expected = {name: array.reshape(-1).copy() for name, array in contents.items()}
+    execute(graph, expected)
+    assert driver.run().status == 0
+    for name, place in places.items():
+        assert driver.read(place).tobytes() == expected[name].tobytes(), name
+    assert driver.read(places[table_of(graph)]).tobytes() != contents[table_of(graph)].tobytes()
+
+
+def table_of(graph: StageGraph) -> str:
+    return next(buffer.name for buffer in graph.buffers if buffer.role is BufferRole.TABLE)
+
+
+def test_a_kernel_that_listens_answers_every_doorbell(tmp_path: Path) -> None:
+    graph = chosen(composed(REGION))
+    driver, places = driver_of(graph, tmp_path)
+    filled(driver, graph, 3)
+    with pytest.raises(ToolError, match="does not listen"):
+        driver.ring()
+    driver.listen()
+    with pytest.raises(ToolError, match="listens already"):
+        driver.listen()
+    assert [driver.ring().sequence for _ in range(3)] == [1, 2, 3]
+    position = next(buffer.name for buffer in graph.buffers if not buffer.element.is_floating)
+    driver.write(places[position], numpy.full(graph.buffer(position).shape, 16, numpy.int64))
+    with pytest.raises(UserError, match="outside its table"):
+        driver.ring()
+    driver.write(places[position], numpy.full(graph.buffer(position).shape, 4, numpy.int64))
+    assert driver.ring().sequence == 5
+    driver.dismiss()
+    driver.dismiss()
+    assert driver.run().sequence == 0
+
+
+def test_a_doorbell_nobody_hears_is_an_error(tmp_path: Path) -> None:
+    driver, _ = driver_of(chosen(composed(REGION)), tmp_path)
+    driver.listen()
+    driver.device.unit.listening = False
+    with pytest.raises(ToolError, match="no answer to doorbell 1"):
+        driver.ring(timeout_ms=1)
 
 
 # ---- what real XRT does, and what strict mode refuses
@@ -205,7 +285,7 @@ def test_set_arg_takes_what_a_register_holds(opened: SimpleNamespace, bad: objec
     with pytest.raises(TypeError):
         run.set_arg(0, bad)
     with pytest.raises(IndexError):
-        run.set_arg(7, 1)
+        run.set_arg(9, 1)
 
 
 def test_calling_a_kernel_with_too_few_arguments_keeps_old_registers(opened: SimpleNamespace) -> None:

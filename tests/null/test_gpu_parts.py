@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-import time
+import os
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,6 @@ import pytest
 import hetcc
 from hetcc import api
 from hetcc.capture.model import CaptureRequest, Phase
-from hetcc.ir import DType
 from hetcc.options import CompileOptions, EmissionOptions
 from hetcc.report.code import code_of_regions, code_totals
 
@@ -28,16 +30,17 @@ def compiled(folder: Path, request: CaptureRequest, *targets: str, emit: str = "
     return api.compile(options, folder)
 
 
-def test_a_sparse_model_runs_in_the_parts_of_a_gpu(tmp_path: Path) -> None:
+@pytest.mark.parametrize("batch", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_sparse_model_runs_in_the_parts_of_a_gpu(tmp_path: Path, batch: int) -> None:
     """Selection and attention over 320 of 512 entries go through the kernels, and agree with eager Hugging Face."""
     request = tiny("deepseek_v32", Phase.DECODE, context=512, num_hidden_layers=2, index_topk=320)
-    bundle = compiled(tmp_path / "bundle", request, "interpreter")
+    bundle = compiled(tmp_path / "bundle", replace(request, batch=batch), "interpreter")
     totals, = code_totals(code_of_regions(bundle.plan, bundle.plan.phase("decode"), bundle.files.read))
     assert totals["kernels"].pop("ScoreTopK") == 2
-    assert sum(totals["kernels"].values()) == 2, "attention, over the gathered entries or over what was gathered"
+    assert totals["kernels"] == {"GatherAttention": 2}
     result = bundle.verify("decode", seed=1, history=400, steps=2)
     assert result.passed, result
-    assert result.selections.compared == 4
+    assert result.selections.compared == 4 * batch
     assert "triton interpreter" in bundle.session.devices["gpu"].programs[
         f"decode/{bundle.plan.phase('decode').regions[0].name}"].engine
 
@@ -53,16 +56,19 @@ def _manifest(bundle: hetcc.Bundle) -> list[dict[str, object]]:
     ("deepseek_v32", {"num_hidden_layers": 5}, {"GatherAttention": 5, "ScoreTopK": 5}),
 ])
 def test_full_size_regions_become_code_for_gfx90a(tmp_path: Path, model: str, overrides: dict[str, int],
-                                                  kernels: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every region, nothing left to the host, nothing spilled; the second time from the cache."""
-    monkeypatch.setenv("HETCC_CACHE", str(tmp_path / "cache"))
-    request = CaptureRequest(model, (Phase.DECODE,), context=131_072, dtype=DType.BFLOAT16,
-                             overrides=tuple((key, str(value)) for key, value in overrides.items()))
+                                                  kernels: dict[str, int]) -> None:
+    """Every region, nothing left to the host, nothing spilled; the second time, in a new process, from the cache."""
+    settings = [word for key, value in overrides.items() for word in ("--set", f"{key}={value}")]
     times_s = []
     for attempt in ("cold", "warm"):
-        started = time.process_time() + sum(_children_s())
-        bundle = compiled(tmp_path / attempt, request, "gfx90a", emit="always")
-        times_s.append(time.process_time() + sum(_children_s()) - started)
+        started = sum(_children_s())
+        subprocess.run([sys.executable, "-m", "hetcc.cli", "compile", model, *settings, "--phase", "decode",
+                        "--context", "131072", "--dtype", "bfloat16", "--emit", "always", "--target", "gfx90a",
+                        "--ignore-capacity", "--output", str(tmp_path / attempt)], check=True,
+                       stdout=subprocess.DEVNULL,
+                       env={**os.environ, "HETCC_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"})
+        times_s.append(sum(_children_s()) - started)
+    bundle = hetcc.load(tmp_path / "warm")
     phase = bundle.plan.phase("decode")
     assert {region.device for region in phase.regions} == {"gpu"}
     totals, = code_totals(code_of_regions(bundle.plan, phase, bundle.files.read))
@@ -71,7 +77,7 @@ def test_full_size_regions_become_code_for_gfx90a(tmp_path: Path, model: str, ov
     assert found
     assert not [kernel for kernel in found if kernel["spills"]]
     assert times_s[0] < 600, "processor seconds: five minutes on two cores"
-    assert times_s[1] < 40, "processor seconds: twenty on two cores"
+    assert times_s[1] < 12, "processor seconds: capture, proofs and code are all in the cache"
 
 
 def _children_s() -> tuple[float, float]:

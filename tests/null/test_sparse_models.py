@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from hetcc import compile as compile_bundle
+from hetcc.backends.fpga.xclbin import unpack
 from hetcc.capture.model import Phase
 from hetcc.options import CompileOptions, EmissionOptions
 
@@ -72,3 +74,20 @@ def test_forced_fpga_plan_agrees_too(tiny_bundles: TinyBundles) -> None:
         assert result.engines["fpga"] == "stream-interpreter (emulated fpga)"
         assert result.coverage.flops["fpga"] > 0
     check_greedy(bundle)
+
+
+def test_the_kernels_of_both_phases_share_an_xclbin_and_their_tables(tiny_bundles: TinyBundles) -> None:
+    bundle = tiny_bundles.get("deepseek_v32", FORCED)
+    packing = json.loads(bundle.files.read("fpga/packing.json"))
+    packed, = packing["xclbins"]
+    kernels = {json.loads(bundle.files.read(path))["kernel"] for path in bundle.files.paths
+               if path.startswith("fpga/") and path.endswith("/report.json")}
+    assert {kernel["kernel"] for kernel in packed["kernels"]} == kernels
+    assert len(kernels) == 2, "one per phase, for all layers"
+    assert packing["loads"].keys() == {"prefill", "decode"}
+    assert not any(phase.prediction.reconfiguration_s for phase in bundle.plan.phases)
+    container = unpack(bundle.files.read(f"fpga/{packed['name']}/emulation.xclbin"))
+    assert {unit.name for unit in container.units} == kernels
+    tables = [{channels[0] for name, channels in kernel["channels"].items() if channels[0] > 20}
+              for kernel in packed["kernels"]]
+    assert tables[0] == tables[1] != set()

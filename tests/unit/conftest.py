@@ -10,6 +10,7 @@ import pytest
 
 from hetcc import capture, pipeline
 from hetcc.capture.model import CapturedModel, CaptureRequest
+from hetcc.store import Store
 
 from corpus.command_line import TINY_LLAMA, TINY_SPARSE, CommandResult, hetcc, settings
 
@@ -19,7 +20,8 @@ _CAPTURED: dict[CaptureRequest, CapturedModel] = {}
 @contextlib.contextmanager
 def captures_shared() -> Iterator[None]:
     """Equal requests give equal graphs (tests/null proves it), so compiles of one model may share its capture."""
-    def remembering(request: CaptureRequest, progress: Callable[[str], None]) -> CapturedModel:
+    def remembering(request: CaptureRequest, progress: Callable[[str], None], store: Store) -> CapturedModel:
+        del store
         if request not in _CAPTURED:
             _CAPTURED[request] = capture.capture(request, progress)
         return _CAPTURED[request]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ import pytest
 
 from hetcc.backends.contract import Rejected
 from hetcc.backends.fpga import numbers, sample
+from hetcc.backends.fpga.choice import choose
 from hetcc.backends.fpga.compose import compose
-from hetcc.backends.fpga.cycles import choose_lanes, estimate_cycles
+from hetcc.backends.fpga.cycles import estimate_cycles
 from hetcc.backends.fpga.functional import execute
-from hetcc.backends.fpga.stage_graph import BufferRole, StageGraph
+from hetcc.backends.fpga.stage_graph import BufferRole, Parallelism, StageGraph
 from hetcc.errors import UserError
 from hetcc.ir import Graph
 
@@ -154,6 +156,8 @@ def test_bits_do_not_depend_on_the_lanes(lanes: int) -> None:
     sample.single_scan, lambda: sample.single_scan(5, 7, 7), sample.onnx_scan, lambda: sample.bound_scan(4, 10, 3),
     lambda: sample.block_scan(1, 3, 4, 3, 2, "max"), lambda: sample.block_scan(1, 3, 4, 3, 2, "sum"),
     lambda: sample.weighted_scan(1, 1, 2, 17, 5, 2), lambda: sample.weighted_scan(2, 1, 2, 2, 8, 2),
+    pytest.param(lambda: sample.single_scan(272, 5, 3), marks=pytest.mark.slow),
+    pytest.param(lambda: sample.weighted_scan(1, 1, 2, 258, 8, 3), marks=pytest.mark.slow),
 ])
 @pytest.mark.parametrize("stall", [0.0, 0.4])
 def test_every_form_streams_with_and_without_pauses(make: Callable[[], Graph], stall: float) -> None:
@@ -162,7 +166,7 @@ def test_every_form_streams_with_and_without_pauses(make: Callable[[], Graph], s
 
     graph = composed(make())
     assert limits.check(graph) is None
-    check(graph, lambda buffers: simulate(graph, buffers, choose_lanes(graph), stall=stall, seed=1), "random")
+    check(graph, lambda buffers: simulate(graph, buffers, choose(graph).lanes, stall=stall, seed=1), "random")
 
 
 def test_rows_pass_at_the_estimated_rate() -> None:
@@ -170,7 +174,7 @@ def test_rows_pass_at_the_estimated_rate() -> None:
 
     cycles = {}
     for rows in (16, 48):
-        graph = composed(sample.single_scan(4, rows, 2))
+        graph = replace(composed(sample.single_scan(4, rows, 2)), parallel=Parallelism())
         cycles[rows] = simulate(graph, buffers_of(graph, "random"), 1)[0].cycles
         # The estimate adds the memory latency that an ideal memory does not have.
         assert cycles[rows] <= estimate_cycles(graph).cycles
@@ -178,7 +182,7 @@ def test_rows_pass_at_the_estimated_rate() -> None:
 
 
 @pytest.mark.parametrize(("make", "rule"), [
-    (lambda: sample.single_scan(depth=300), "adder tree"),
+    (lambda: sample.single_scan(depth=2**15 + 16), "too long"), (lambda: sample.bound_scan(depth=300), "whole rows"),
     (lambda: sample.bound_scan(depth=3), "whole rows"),
     (lambda: sample.block_scan(blocks=2, block=128), "reduced together"),
 ])

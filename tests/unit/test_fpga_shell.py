@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -14,16 +15,16 @@ import pytest
 from hetcc.backends.fpga import memory_map as places
 from hetcc.backends.fpga import numbers, packaging, sample, tools
 from hetcc.backends.fpga.compose import compose
-from hetcc.backends.fpga.cycles import choose_lanes
 from hetcc.backends.fpga.functional import execute
 from hetcc.backends.fpga.kernel_cycles import kernel_cycles
-from hetcc.backends.fpga.memory_map import deal, gather, memory_map
+from hetcc.backends.fpga.layout import Layout, is_wide
+from hetcc.backends.fpga.memory_map import memory_map
 from hetcc.backends.fpga.program import load_program
 from hetcc.backends.fpga.rtl.hbm import HbmModel
 from hetcc.backends.fpga.runs import runs_of
 from hetcc.backends.fpga.simulated import SimulatedXrt, Simulators
-from hetcc.backends.fpga.stage_graph import Access, Axis, BufferRole, StageGraph
-from hetcc.errors import ToolError, UserError
+from hetcc.backends.fpga.stage_graph import Access, Axis, BufferRole, Parallelism, StageGraph
+from hetcc.errors import UserError
 from hetcc.ir import Graph
 
 MOST_NEGATIVE = -3.4028234663852886e38
@@ -38,21 +39,39 @@ def composed(region: Graph) -> StageGraph:
 # ---- memory map
 
 
-@pytest.mark.parametrize("stripes", [1, 2, 8])
-@pytest.mark.parametrize("count", [1, 15, 16, 17, 1000])
-def test_parts_of_a_striped_table_come_together_again(stripes: int, count: int) -> None:
-    content = numpy.random.default_rng(count).standard_normal(count).astype(numpy.float32)
-    parts = deal(content, stripes)
-    assert len(parts) == stripes
-    assert len({part.size for part in parts}) == 1
-    assert gather(parts, content.nbytes).tobytes() == content.tobytes()
-    if stripes > 1 and count >= 32:
-        assert parts[1][:64].tobytes() == content[16:32].tobytes()
+@pytest.mark.parametrize(("segments", "units", "unit_words", "groups", "per_group"), [
+    (1, 1, 1, 1, 1), (1, 63, 1, 1, 8), (1, 100, 8, 3, 10), (2, 37, 8, 3, 8), (3, 5, 4, 6, 4), (2, 9, 8, 1, 2),
+    (1, 2, 1, 24, 1), (2, 1, 8, 3, 10),
+])
+@pytest.mark.parametrize("dealt", [1, 4])
+def test_parts_of_a_table_come_together_again(segments: int, units: int, unit_words: int, groups: int,
+                                              per_group: int, dealt: int) -> None:
+    units *= dealt
+    size = segments * units * unit_words * 64 - (0 if segments > 1 else 4)
+    layout = Layout(size, segments, units, unit_words, groups, per_group, dealt)
+    content = numpy.random.default_rng(units).integers(1, 255, size).astype(numpy.uint8)
+    parts = layout.deal(content)
+    assert len(parts) == groups * per_group == layout.stripes
+    assert {part.size for part in parts} == {layout.part_bytes}
+    assert layout.gather(parts).tobytes() == content.tobytes()
+    # Read the first segment as the hardware does: for every step each group's words, from its stripes in turn.
+    taken = [0] * layout.stripes
+    for step in range(layout.steps):
+        for group in range(groups):
+            for word in range(unit_words):
+                stripe = group * per_group + (step * unit_words + word) % per_group
+                unit = (step // dealt * groups + group) * dealt + step % dealt
+                found = parts[stripe].reshape(-1, 64)[taken[stripe]]
+                taken[stripe] += 1
+                dense = content[(unit * unit_words + word) * 64:][:64] if unit < units else numpy.zeros(0, numpy.uint8)
+                assert found[:dense.size].tobytes() == dense.tobytes()
+                assert not found[dense.size:].any()
+    assert taken == [layout.words_of(stripe) for stripe in range(layout.stripes)]
 
 
 def test_every_pointer_has_a_register_and_a_pseudo_channel_of_its_master() -> None:
-    graph = composed(sample.weighted_scan())
-    memory = memory_map(graph, 4)
+    graph = replace(composed(sample.weighted_scan()), parallel=Parallelism(1, 1, 4))
+    memory = memory_map(graph)
     offsets = [argument.offset for argument in memory.arguments]
     assert offsets == [0x10 + 12 * at for at in range(len(offsets))]
     table = next(buffer.name for buffer in graph.buffers if buffer.role is BufferRole.TABLE)
@@ -64,7 +83,7 @@ def test_every_pointer_has_a_register_and_a_pseudo_channel_of_its_master() -> No
 def test_metadata_connections_and_packaging_name_the_same_masters() -> None:
     graph = composed(sample.weighted_scan())
     memory = memory_map(graph)
-    root = ElementTree.fromstring(packaging.kernel_xml(graph, "k", 300e6))
+    root = ElementTree.fromstring(packaging.kernel_xml(graph, "k"))
     ports = [port.get("name") for port in root.iter("port")]
     assert ports == ["s_axi_control", *(f"m_axi_{master.name}" for master in memory.masters)]
     for found, argument in zip(root.iter("arg"), memory.arguments, strict=True):
@@ -183,13 +202,12 @@ def buffers_of(graph: StageGraph, pattern: str, seed: int = 5) -> dict[str, nump
     return found
 
 
-def build(region: Graph, folder: Path, stripes: int = 1) -> StageGraph:
+def build(region: Graph, folder: Path, parallel: Parallelism) -> StageGraph:
     from hetcc.backends.fpga.rtl.kernel_simulation import build_kernel
     from hetcc.backends.fpga.rtl.verilog import write_kernel
 
-    graph = composed(region)
-    text = write_kernel(graph, "kernel_under_test", choose_lanes(graph), stripes)
-    build_kernel(text, "kernel_under_test", graph, folder, stripes=stripes)
+    graph = replace(composed(region), parallel=parallel)
+    build_kernel(write_kernel(graph, "kernel_under_test"), "kernel_under_test", graph, folder)
     return graph
 
 
@@ -209,17 +227,26 @@ def compare(graph: StageGraph, folder: Path, pattern: str, **options: Any) -> An
 
 @pytest.mark.slow
 @pytest.mark.requires_tool("verilator")
-@pytest.mark.parametrize(("make", "stripes"), [
-    (lambda: sample.weighted_scan(2, 3, 2, 4, 64, 4), 1), (sample.block_scan, 1),
-    (lambda: sample.single_scan(1, 1, 1), 1), (lambda: sample.weighted_scan(1, 1, 2, 24, 40, 8), 2),
+@pytest.mark.parametrize(("make", "parallel", "wide"), [
+    (lambda: sample.weighted_scan(2, 3, 2, 4, 64, 4), Parallelism(2, 1, 1), False),
+    (sample.block_scan, Parallelism(1, 1, 1), False),
+    (lambda: sample.single_scan(1, 1, 1), Parallelism(1, 1, 1), False),
+    (lambda: sample.weighted_scan(1, 1, 2, 24, 40, 8), Parallelism(1, 1, 2), False),
+    (lambda: sample.single_scan(16, 100, 5), Parallelism(1, 3, 6), True),
+    (lambda: sample.weighted_scan(2, 2, 4, 32, 50, 4), Parallelism(2, 3, 9), True),
+    (lambda: sample.block_scan(2, 64, 8, 4, 2), Parallelism(1, 2, 4), True),
+    (lambda: sample.single_scan(4, 64, 4), Parallelism(1, 8, 4), True),
+    (lambda: sample.bound_scan(16, 20, 4), Parallelism(1, 2, 4), True),
 ])
-def test_a_kernel_on_memory_is_the_functional_model(make: Callable[[], Graph], stripes: int, tmp_path: Path) -> None:
-    graph = build(make(), tmp_path, stripes)
+def test_a_kernel_on_memory_is_the_functional_model(make: Callable[[], Graph], parallel: Parallelism, wide: bool,
+                                                    tmp_path: Path) -> None:
+    graph = build(make(), tmp_path, parallel)
+    assert (is_wide(graph) is not None) == wide
     for pattern in ("random", "tied", "ascending", "-inf", "empty"):
-        compare(graph, tmp_path, pattern, stripes=stripes)
-        compare(graph, tmp_path, pattern, stripes=stripes, persistent=True, runs=2)
+        compare(graph, tmp_path, pattern)
+        compare(graph, tmp_path, pattern, persistent=True, runs=2)
     for seed in range(4):
-        compare(graph, tmp_path, "random", stripes=stripes, stall=0.4, seed=seed)
+        compare(graph, tmp_path, "random", stall=0.4, seed=seed)
 
 
 @pytest.mark.slow
@@ -227,9 +254,10 @@ def test_a_kernel_on_memory_is_the_functional_model(make: Callable[[], Graph], s
 def test_a_small_kernel_runs_once_and_by_doorbell(tmp_path: Path) -> None:
     from hetcc.backends.fpga.rtl.kernel_simulation import run_kernel
 
-    graph = build(sample.weighted_scan(1, 1, 1, 4, 16, 2), tmp_path)
+    graph = build(sample.weighted_scan(1, 1, 1, 4, 16, 2), tmp_path, Parallelism())
     once = compare(graph, tmp_path, "random")
-    assert once.cycles[0] == pytest.approx(kernel_cycles(graph).cycles, rel=0.03)
+    # The closed form has the mean wait for refreshes; a run this short may meet none.
+    assert once.cycles[0] == pytest.approx(kernel_cycles(graph).cycles, rel=0.05)
     rung = compare(graph, tmp_path, "tied", persistent=True, runs=3, stall=0.2, seed=1)
     assert len(rung.cycles) == 3
     outside = buffers_of(graph, "random")
@@ -265,7 +293,7 @@ def test_the_driver_runs_simulated_hardware_unchanged() -> None:
     assert simulated.executed_stages == modelled.executed_stages
     assert simulated.simulated_cycles > 0 == modelled.simulated_cycles
     arguments["positions"] = numpy.array([16], numpy.int64)
-    with pytest.raises(ToolError, match="HET-F002"):
+    with pytest.raises(UserError, match="HET-R002"):
         simulated.run(arguments)
 
 

@@ -75,7 +75,8 @@ def selected(scores: numpy.ndarray, k: int, largest: bool, width: int, pauses: f
 
 @pytest.mark.parametrize(("count", "k", "largest", "width", "pauses"), [
     (40, 6, True, 1, 0.0), (40, 21, False, 1, 0.4), (5, 5, True, 1, 0.0), (1, 1, False, 1, 0.0),
-    (37, 9, True, 2, 0.0), (101, 20, False, 4, 0.4), (101, 20, True, 4, 0.0),
+    (37, 9, True, 2, 0.0), (101, 20, False, 4, 0.4), (101, 20, True, 4, 0.0), (50, 9, True, 3, 0.0),
+    (37, 7, False, 5, 0.3),
 ])
 def test_the_selection_is_a_stable_sort(count: int, k: int, largest: bool, width: int, pauses: float) -> None:
     scores = scores_of("tied", count)
@@ -143,3 +144,38 @@ def test_the_emitted_unit_selects_the_same_at_sixteen_scores_per_cycle(order: st
         offered[:, -1] = 1
         found = built.run(offered)
     assert found[found[:, 0] == 1][:, 1].tolist() == select(scores, k, True).tolist()
+
+
+@pytest.mark.slow
+@pytest.mark.requires_tool("verilator")
+def test_more_than_a_million_scores_have_longer_indices() -> None:
+    from hetcc.backends.fpga.rtl.compaction import CompactUnit
+    from hetcc.backends.fpga.rtl.harness import UnitSimulator
+    from hetcc.backends.fpga.rtl.library import Library
+    from hetcc.backends.fpga.rtl.topk import TopKUnit
+
+    count, k, width = 2**20 + 37, 20, 16
+    rows, cycles = -(-count // width), topk_cycles(count, k, width)
+    library = Library(shared=True)
+    unit = TopKUnit(library, k, True, count, width)
+    scores = numpy.concatenate([scores_of("tied", count - 3), numpy.array([9, 10, math.nan], numpy.float32)])
+    offered = numpy.zeros((1 + cycles, 3 + width), numpy.uint32)
+    offered[0, 0] = offered[1:1 + rows, 1] = 1
+    offered[1:1 + rows, 2:2 + width] = numpy.concatenate(
+        [scores, numpy.zeros(-count % width, numpy.float32)]).view(numpy.uint32).reshape(rows, width)
+    offered[:, -1] = 1
+    with UnitSimulator(unit, library, ("clear", "valid", "values", "out_ready"), ("out_valid", "out_index")) as built:
+        found = built.run(offered)
+    assert found[found[:, 0] == 1][:, 1].tolist() == select(scores, k, True).tolist()
+    # The same table, listed.
+    flags = numpy.zeros((rows, width), bool)
+    flags.reshape(-1)[[5, count - 2, count - 1, *range(count, rows * width)]] = True
+    library = Library(shared=True)
+    words = numpy.zeros((rows + 60, 4), numpy.uint32)
+    words[0, 0], words[:, 3], words[1:1 + rows, 1] = 1, 1, 1
+    words[1:1 + rows, 2] = flags @ (1 << numpy.arange(width))
+    with UnitSimulator(CompactUnit(count, 8, -1, width), library, CompactUnit.INPUTS, CompactUnit.OUTPUTS) as built:
+        found = built.run(words)[1:]
+    left = found[found[:, 0] == 1]
+    assert left[:, 2].astype(numpy.int32).tolist() == [5, count - 2, count - 1, -1, -1, -1, -1, -1]
+    assert left[-1, 3] == 3

@@ -16,8 +16,9 @@ from hetcc.backends.gpu.kernels.code_object import CodeObject, Parameter
 from hetcc.backends.gpu.kernels.compile import code_key, compile_launches
 from hetcc.backends.gpu.kernels.launches import Launch, Scalar
 from hetcc.backends.gpu.resources import argument_sizes
-from hetcc.backends.gpu.store import ModuleStore
+from hetcc.backends.gpu.tools import Outcome
 from hetcc.errors import ToolError, UserError
+from hetcc.store import Store
 
 from corpus import triton_kernels as kernels
 
@@ -42,7 +43,7 @@ def use(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def compiled(launches: list[Launch], target: str, store: Path, **settings: object) -> list[CodeObject | Rejected]:
-    found = compile_launches(launches, target, package=kernels.PACKAGE, store=ModuleStore(store), **settings)  # type: ignore[arg-type]
+    found = compile_launches(launches, target, package=kernels.PACKAGE, store=Store(store), **settings)  # type: ignore[arg-type]
     return [found[launch.code_digest] for launch in launches]
 
 
@@ -112,7 +113,7 @@ def test_equal_launches_are_compiled_once_and_found_again(tmp_path: Path) -> Non
     told.clear()
     assert compiled(launches, "gfx90a", tmp_path, progress=lambda *facts: told.append(facts), timeout_s=0) == first
     assert len(told) == 2
-    assert compile_launches([], "gfx90a", store=ModuleStore(tmp_path)) == {}
+    assert compile_launches([], "gfx90a", store=Store(tmp_path)) == {}
 
 
 def test_one_crash_and_one_hang_cost_only_themselves(tmp_path: Path) -> None:
@@ -136,7 +137,29 @@ def test_what_a_block_cannot_hold_is_refused(tmp_path: Path) -> None:
     assert isinstance(short, Rejected) and "takes (x, y, n, factor, BLOCK); not matched: factor" in short.actual
     assert isinstance(unknown, Rejected) and "no_such_function" in unknown.actual
     assert isinstance(typed, Rejected) and "fp33" in typed.actual
-    assert len(list(tmp_path.iterdir())) == 0
+    assert not list(tmp_path.glob("*.vmfb")), "no code is kept"
+
+
+def test_what_was_refused_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    launches = [kernels.bad("wrong"), kernels.scale(warps=32)]
+    first = compiled(launches, "gfx90a", tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(toolchain, "run_compiling_child", lambda *facts: pytest.fail("a child was started"))
+        assert compiled(launches, "gfx90a", tmp_path) == first
+    found = compile_launches(launches, "gfx90a", package=kernels.PACKAGE, store=Store(tmp_path, fresh=True))
+    assert list(found.values()) == first, "tried again, with the same end"
+    wider = replace(toolchain.TARGETS["gfx90a"], shared_limit_bytes=1 << 20)
+    monkeypatch.setitem(toolchain.TARGETS, "gfx90a", wider)  # type: ignore[arg-type]
+    monkeypatch.setattr(toolchain, "LAUNCH_THREADS_LIMIT", 4096)
+    assert isinstance(compiled(launches[1:], "gfx90a", tmp_path)[0], CodeObject), "other limits are another question"
+
+
+def test_a_child_killed_from_outside_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(toolchain, "run_compiling_child", lambda *facts: Outcome(False, "crashed with SIGKILL"))
+        (killed,) = compiled([kernels.scale()], "gfx90a", tmp_path)
+        assert isinstance(killed, Rejected) and "SIGKILL" in killed.actual
+    assert isinstance(compiled([kernels.scale()], "gfx90a", tmp_path)[0], CodeObject)
 
 
 def test_too_much_shared_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

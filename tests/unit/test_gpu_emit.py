@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 import time
@@ -19,11 +18,12 @@ from hetcc.backends.gpu import modules, tools
 from hetcc.backends.gpu.emit import emit_many
 from hetcc.backends.gpu.importer import ERROR_SUFFIX
 from hetcc.backends.gpu.modules import module_key
-from hetcc.backends.gpu.store import ModuleStore, default_folder
+from hetcc.backends.gpu.refusals import may_pass_again
 from hetcc.errors import ToolError, UserError
 from hetcc.ir import DType, Graph, Node, Operand, OperatorClass, Role, SourceOperator, TensorType, Value
 from hetcc.ir.serialize import graph_from_bytes, graph_to_bytes
 from hetcc.ir.subgraph import digest_of
+from hetcc.store import Store
 
 REAL_TOOLS = pytest.mark.skipif(importlib.util.find_spec("torch_mlir") is None, reason="torch-mlir is not installed")
 
@@ -73,7 +73,7 @@ def test_equal_regions_are_compiled_once(tmp_path: Path, imported: list[int]) ->
     told = []
     results = emit_many({"a": region(), "b": region(prefix="other."), "c": region(extent=8)}, ("llvm-cpu",), jobs=1,
                         progress=lambda done, total, name: told.append((done, total, name)),
-                        store=ModuleStore(tmp_path / "store"), compiler=program(tmp_path, *WRITES_ITS_ARGUMENTS))
+                        store=Store(tmp_path / "store"), compiler=program(tmp_path, *WRITES_ITS_ARGUMENTS))
     assert imported == [2]
     assert results["a"] == results["b"]
     assert isinstance(results["a"], EmittedRegion)
@@ -85,7 +85,7 @@ def test_equal_regions_are_compiled_once(tmp_path: Path, imported: list[int]) ->
 
 def test_a_crash_or_refusal_rejects_one_region_only(tmp_path: Path, imported: list[int]) -> None:
     regions = {name: region(name, extent=extent) for extent, name in enumerate(("relu", "crash", "refuse", "exp"), 4)}
-    results = emit_many(regions, ("llvm-cpu",), jobs=1, store=ModuleStore(tmp_path / "store"),
+    results = emit_many(regions, ("llvm-cpu",), jobs=1, store=Store(tmp_path / "store"),
                         compiler=program(tmp_path, *WRITES_ITS_ARGUMENTS))
     assert isinstance(results["relu"], EmittedRegion)
     assert isinstance(results["exp"], EmittedRegion)
@@ -106,7 +106,7 @@ def test_a_crash_or_refusal_rejects_one_region_only(tmp_path: Path, imported: li
 ])
 def test_every_way_a_compiler_can_fail(tmp_path: Path, imported: list[int], lines: tuple[str, ...],
                                        reason: str) -> None:
-    result = emit_many({"a": region()}, ("gfx90a", "llvm-cpu"), jobs=1, store=ModuleStore(tmp_path / "store"),
+    result = emit_many({"a": region()}, ("gfx90a", "llvm-cpu"), jobs=1, store=Store(tmp_path / "store"),
                        compiler=program(tmp_path, *lines))["a"]
     assert isinstance(result, Rejected)
     assert "gfx90a" in result.rule
@@ -125,12 +125,58 @@ def test_a_child_that_does_not_end_is_killed_with_its_children(tmp_path: Path) -
 
 
 def test_modules_come_from_the_store(tmp_path: Path, imported: list[int]) -> None:
-    store = ModuleStore(tmp_path / "store")
+    store = Store(tmp_path / "store")
     first = emit_many({"a": region()}, ("gfx90a", "llvm-cpu"), jobs=1, store=store,
                       compiler=program(tmp_path, *WRITES_ITS_ARGUMENTS))
     second = emit_many({"a": region()}, ("gfx90a", "llvm-cpu"), jobs=1, store=store, compiler="/nowhere")
     assert first == second
     assert imported == [1]
+
+
+@pytest.mark.parametrize("operator", ["crash", "refuse"])
+def test_what_the_importer_refused_is_not_tried_again(tmp_path: Path, imported: list[int], operator: str) -> None:
+    store, told = Store(tmp_path / "store"), []
+    compiler = program(tmp_path, *WRITES_ITS_ARGUMENTS)
+
+    def emit(kept: Store) -> EmittedRegion | Rejected:
+        return emit_many({"a": region(operator)}, ("gfx90a",), store=kept, compiler=compiler,
+                         progress=lambda done, total, name: told.append(name))["a"]
+
+    first = emit(store)
+    assert isinstance(first, Rejected)
+    assert emit(store) == first
+    assert imported == [1]
+    assert told == ["a", "a (refused before; --fresh tries it again)"]
+    assert emit(Store(store.folder, fresh=True)) == first
+    assert imported == [1, 1]
+
+
+def test_what_the_compiler_refused_is_not_tried_again(tmp_path: Path, imported: list[int]) -> None:
+    store, count = Store(tmp_path / "store"), tmp_path / "count"
+    refuses = program(tmp_path, f'echo once >> "{count}"', "echo 'x.mlir:1:2: error: failed to legalize' >&2", "exit 1")
+    first, second = (emit_many({"a": region()}, ("llvm-cpu",), store=store, compiler=refuses)["a"] for _ in range(2))
+    assert isinstance(first, Rejected) and first == second
+    assert count.read_text(encoding="utf-8") == "once\n"
+    other = emit_many({"a": region()}, ("gfx90a",), store=store, compiler=program(tmp_path, *WRITES_ITS_ARGUMENTS))["a"]
+    assert isinstance(other, EmittedRegion), "another target is another question"
+
+
+def test_a_compiler_killed_from_outside_is_tried_again(tmp_path: Path, imported: list[int]) -> None:
+    store = Store(tmp_path / "store")
+    killed = emit_many({"a": region()}, ("llvm-cpu",), store=store, compiler=program(tmp_path, "kill -KILL $$"))["a"]
+    assert isinstance(killed, Rejected) and "SIGKILL" in killed.actual
+    again = emit_many({"a": region()}, ("llvm-cpu",), store=store,
+                      compiler=program(tmp_path, *WRITES_ITS_ARGUMENTS))["a"]
+    assert isinstance(again, EmittedRegion)
+
+
+@pytest.mark.parametrize(("reason", "complained", "again"), [
+    ("crashed with SIGSEGV", False, False), ("crashed with SIGKILL", True, True), ("crashed with SIGTERM", False, True),
+    ("not finished after 900 s", False, False), ("failed to legalize", True, False),
+    ("No module named 'torch_mlir'", False, True), ("exit status 3", False, True),
+])
+def test_which_refusals_are_kept(reason: str, complained: bool, again: bool) -> None:
+    assert may_pass_again(reason, complained=complained) is again
 
 
 def test_a_module_that_spills_is_compiled_another_way(tmp_path: Path, imported: list[int],
@@ -144,7 +190,7 @@ def test_a_module_that_spills_is_compiled_another_way(tmp_path: Path, imported: 
         return 0 if b"reduction=8" in module else 3 if b"reduction=4" in module else 7
 
     monkeypatch.setattr(modules, "spilled_registers", spilled)
-    result = emit_many({"a": region()}, ("gfx90a", "llvm-cpu"), jobs=1, store=ModuleStore(tmp_path / "store"),
+    result = emit_many({"a": region()}, ("gfx90a", "llvm-cpu"), jobs=1, store=Store(tmp_path / "store"),
                        compiler=compiler)["a"]
     assert isinstance(result, EmittedRegion)
     kept = next(data for path, data in result.files.items() if path.endswith("gfx90a.vmfb"))
@@ -157,7 +203,7 @@ def test_the_least_spills_win_when_all_spill(tmp_path: Path, imported: list[int]
     compiler = program(tmp_path, "flags=$*", 'case "$flags" in *reduction=8*) exit 1;; esac',
                        'while [ "$1" != -o ]; do shift; done', 'echo "$flags" > "$2"')
     monkeypatch.setattr(modules, "spilled_registers", lambda module: 3 if b"reduction=4" in module else 7)
-    result = emit_many({"a": region()}, ("gfx90a",), jobs=1, store=ModuleStore(tmp_path / "store"),
+    result = emit_many({"a": region()}, ("gfx90a",), jobs=1, store=Store(tmp_path / "store"),
                        compiler=compiler)["a"]
     assert isinstance(result, EmittedRegion)
     assert b"reduction=4" in next(data for path, data in result.files.items() if path.endswith("vmfb"))
@@ -188,50 +234,6 @@ def test_a_missing_tool_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     tools.iree_compile_path.cache_clear()
 
 
-def test_the_store_is_safe_under_concurrency(tmp_path: Path) -> None:
-    stores = [ModuleStore(tmp_path, limit_bytes=300_000) for _ in range(4)]
-
-    def work(number: int) -> bool:
-        store, key = stores[number % 4], f"key{number % 7}"
-        store.put(key, bytes([number % 7]) * 60_000)
-        found = store.get(key)
-        return found is None or found == bytes([number % 7]) * 60_000
-
-    with ThreadPoolExecutor(8) as pool:
-        assert all(pool.map(work, range(200)))
-    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 360_000
-    assert not list(tmp_path.glob("*.part"))
-
-
-def test_the_store_forgets_what_was_not_used_for_longest(tmp_path: Path) -> None:
-    store = ModuleStore(tmp_path, limit_bytes=25)
-    for age, key in ((300, "old"), (200, "used"), (100, "new")):
-        store.put(key, b"0123456789")
-        path = tmp_path / f"{key}.vmfb"
-        if path.exists():
-            os.utime(path, (time.time() - age, time.time() - age))
-        if key == "used":
-            assert store.get("old") is not None
-            os.utime(tmp_path / "used.vmfb", (time.time() - 500, time.time() - 500))
-    assert store.get("used") is None
-    assert store.get("old") is not None
-    assert store.get("new") is not None
-
-
-def test_a_store_that_cannot_be_written_stores_nothing(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way", encoding="utf-8")
-    store = ModuleStore(tmp_path / "file")
-    store.put("key", b"data")
-    assert store.get("key") is None
-
-
-def test_the_folder_of_the_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HETCC_CACHE", str(tmp_path))
-    assert default_folder() == tmp_path
-    monkeypatch.delenv("HETCC_CACHE")
-    assert default_folder() == Path.home() / ".cache" / "hetcc"
-
-
 def test_regions_survive_the_wire() -> None:
     kind = TensorType((), DType.BFLOAT16)
     node = Node("n", SourceOperator("aten", "foo", "bar"), OperatorClass.OPAQUE, ("x",), ("y",),
@@ -255,7 +257,7 @@ def test_the_importer_says_how_it_is_used() -> None:
 @REAL_TOOLS
 def test_real_tools_give_the_same_bytes_in_every_folder(tmp_path: Path) -> None:
     regions = {"good": region("relu"), "bad": region("no_such_operator")}
-    results = emit_many(regions, ("gfx90a", "llvm-cpu"), jobs=1, store=ModuleStore(tmp_path / "store"))
+    results = emit_many(regions, ("gfx90a", "llvm-cpu"), jobs=1, store=Store(tmp_path / "store"))
     good, bad = results["good"], results["bad"]
     assert isinstance(bad, Rejected)
     assert "no_such_operator" in bad.actual

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from hetcc.backends.gpu.kernels.interpreter import interpret
-from hetcc.backends.gpu.kernels.operations_scores import EXTENT_LIMIT, TARGETS, IndexScores
+from hetcc.backends.gpu.kernels.limits import EXTENT_LIMIT, TARGETS
+from hetcc.backends.gpu.kernels.operations_scores import IndexScores
 from hetcc.backends.gpu.kernels.operations_selection import Compact, ScoreTopK, TopK
 from hetcc.backends.gpu.memory import numpy_dtype_of
 from hetcc.errors import UserError

@@ -16,10 +16,10 @@ from hetcc.backends.contract import EmittedRegion, Supported
 from hetcc.backends.gpu.emit import emit_many
 from hetcc.backends.gpu.memory import GpuMemory, arguments_written
 from hetcc.backends.gpu.program import GpuProgram
-from hetcc.backends.gpu.store import ModuleStore
 from hetcc.backends.gpu.support import ATEN_OPERATORS, ONNX_OPERATORS, GpuSupport
 from hetcc.backends.host.program import load_host_program
 from hetcc.ir import Graph
+from hetcc.store import Store
 from tests.unit import aten_calls, onnx_calls
 from tests.unit.aten_programs import graph_of_calls
 
@@ -33,7 +33,7 @@ COARSE = {"float16": 2e-3, "bfloat16": 2e-2}
 
 def run_on_gpu(region: Graph, arguments: Mapping[str, numpy.ndarray], folder: Path) -> dict[str, numpy.ndarray]:
     """Results on the emulated GPU; fails if an argument changed."""
-    emitted = emit_many({"program": region}, ("llvm-cpu",), jobs=1, store=ModuleStore(folder))["program"]
+    emitted = emit_many({"program": region}, ("llvm-cpu",), jobs=1, store=Store(folder))["program"]
     assert isinstance(emitted, EmittedRegion), emitted
     program = GpuProgram(region, emitted.files, emitted.entry, GpuMemory("local-sync"))
     results = program.run(arguments)

@@ -20,10 +20,10 @@ from hetcc.backends.gpu.partition.matchers import matches_of
 from hetcc.backends.gpu.partition.parts import KernelPart, ModulePart, split
 from hetcc.backends.gpu.program import GpuProgram
 from hetcc.backends.gpu.program_file import KernelCall, ModuleCall, ProgramFile
-from hetcc.backends.gpu.store import ModuleStore
 from hetcc.errors import UserError
-from hetcc.ir import Graph
+from hetcc.ir import DType, Graph
 from hetcc.passes.normalize.simplify import Simplify
+from hetcc.store import Store
 from tests.unit.aten_programs import arrays_for, capture
 
 torch = pytest.importorskip("torch")
@@ -76,6 +76,30 @@ def gathered(query, keys, values, chosen, mask):
     return torch.softmax(query @ some.transpose(2, 3) + mask, -1) @ values.index_select(2, chosen)
 
 
+def gathered_apart(query, keys, values, chosen):
+    """Attention over entries that each sequence chose for itself, the same ones for all heads."""
+    def some(memory):
+        batch, heads, _, width = memory.shape
+        return memory.gather(2, chosen[:, None, :, None].expand(batch, heads, chosen.shape[1], width))
+
+    return torch.softmax(query @ some(keys).transpose(2, 3) * 0.3, -1) @ some(values)
+
+
+def gathered_by_head(query, keys, values, chosen):
+    """Attention over entries that each head of each sequence chose for itself."""
+    wide = chosen[..., None].expand(*chosen.shape, keys.shape[-1])
+    return torch.softmax(query @ keys.gather(2, wide).transpose(2, 3), -1) @ values.gather(2, wide)
+
+
+def latent_apart(query, query_rope, latents, rope, chosen):
+    """Latent attention over entries that each sequence chose for itself, heads merged with sequences in the softmax."""
+    some = latents.gather(2, chosen[:, None, :, None].expand(-1, 1, -1, 16))[:, 0]
+    position = rope.gather(2, chosen[:, None, :, None].expand(-1, 1, -1, 8))[:, 0]
+    scores = query[:, :, 0] @ some.transpose(1, 2) + query_rope[:, :, 0] @ position.transpose(1, 2)
+    weights = torch.softmax(scores.reshape(-1, 4, 1, chosen.shape[1]) * 0.2, -1)
+    return weights.reshape(-1, 4, chosen.shape[1]) @ some
+
+
 def latent(query, query_rope, latents, rope, chosen):
     """Attention over chosen latents that are keys and values, with a position part beside them."""
     some = latents[0].index_select(1, chosen)[0]
@@ -83,6 +107,16 @@ def latent(query, query_rope, latents, rope, chosen):
     scores = scores + query_rope.reshape(4, 8) @ rope[0].index_select(1, chosen)[0].transpose(0, 1)
     weights = torch.softmax(scores.reshape(1, 4, 1, -1) * 0.2, -1)
     return weights.reshape(4, -1) @ some
+
+
+def fused(query, keys, values, mask):
+    """Torch's own attention, which torch.export spells out: the scale on both operands, zeros where nothing is seen."""
+    return torch.nn.functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=0.3) * 2
+
+
+def fused_causal(query, keys, values):
+    """The same with fewer heads in the memory and a mask that it makes itself."""
+    return torch.nn.functional.scaled_dot_product_attention(query, keys, values, is_causal=True, enable_gqa=True)
 
 
 def indexed(query, keys, weight, mask):
@@ -111,6 +145,8 @@ def _mask(*shape: int) -> Any:
     return torch.where(_random(*shape) > 1.0, torch.tensor(-torch.inf), torch.tensor(0.0))
 
 
+CHOSEN = torch.tensor([[3, 39, 0, 3, 7], [0, 1, 2, 3, 4], [39, 38, 20, 11, 0]])
+
 CASES = {
     "grouped": Case(grouped, (_random(2, 4, 1, 16), _random(2, 2, ENTRIES, 16), _random(2, 2, ENTRIES, 16),
                               _mask(2, 1, 1, ENTRIES)), DecodeAttention, roles=("query", "keys", "values", "mask")),
@@ -118,12 +154,29 @@ CASES = {
                                       _mask(1, 1, 3, ENTRIES)), DecodeAttention, roles=("keys", "values")),
     "appended": Case(appended, (_random(1, 2, 1, 16), _random(1, 2, 1, 16), torch.tensor([3]),
                                 _random(1, 2, ENTRIES, 16), _random(1, 2, ENTRIES, 16)), DecodeAttention, (3, 4)),
+    "fused": Case(fused, (_random(2, 3, 2, 16), _random(2, 3, ENTRIES, 16), _random(2, 3, ENTRIES, 16),
+                          torch.stack((_mask(1, 2, ENTRIES), torch.full((1, 2, ENTRIES), -torch.inf)))),
+                  DecodeAttention, roles=("query", "keys", "values", "mask")),
+    "fused causal": Case(fused_causal, (_random(1, 4, 6, 16), _random(1, 2, 6, 16), _random(1, 2, 6, 16)),
+                         DecodeAttention, roles=("query", "keys", "values")),
     "gathered": Case(gathered, (_random(1, 2, 1, 16), _random(1, 2, ENTRIES, 16), _random(1, 2, ENTRIES, 16),
                                 torch.tensor([3, 39, 0, 3]), torch.zeros(1, 1, 1, 4)), GatherAttention,
                      roles=("keys", "values", "indices")),
     "latent": Case(latent, (_random(1, 4, 1, 16), _random(1, 4, 1, 8), _random(1, 1, ENTRIES, 16),
                             _random(1, 1, ENTRIES, 8), torch.tensor([7, 0, 21, 39, 2])), GatherAttention,
                    roles=("query", "query_rope", "keys", "keys_rope", "indices")),
+    "gathered apart": Case(gathered_apart, (_random(3, 2, 1, 16), _random(3, 2, ENTRIES, 16),
+                                            _random(3, 2, ENTRIES, 16), CHOSEN), GatherAttention,
+                           roles=("query", "keys", "values", "indices")),
+    "gathered by head": Case(gathered_by_head, (_random(1, 3, 1, 16), _random(1, 3, ENTRIES, 16),
+                                                _random(1, 3, ENTRIES, 16), CHOSEN[None]), GatherAttention,
+                             roles=("query", "keys", "values", "indices")),
+    "gathered by sequence and head": Case(gathered_by_head, (
+        _random(3, 2, 1, 16), _random(3, 2, ENTRIES, 16), _random(3, 2, ENTRIES, 16),
+        torch.stack((CHOSEN, CHOSEN.flip(0)), 1)), GatherAttention, roles=("query", "keys", "values", "indices")),
+    "latent apart": Case(latent_apart, (_random(3, 4, 1, 16), _random(3, 4, 1, 8), _random(3, 1, ENTRIES, 16),
+                                        _random(3, 1, ENTRIES, 8), CHOSEN), GatherAttention,
+                         roles=("query", "query_rope", "keys", "keys_rope", "indices")),
     "indexed": Case(indexed, (_random(2, 1, 4, 16), _random(2, ENTRIES, 16), _random(2, 1, 4), _mask(2, 1, ENTRIES)),
                     ScoreTopK, roles=("query", "key", "weight", "mask")),
     "indexed queries": Case(indexed, (_random(1, 3, 4, 16), _random(1, ENTRIES, 16), _random(1, 3, 4),
@@ -155,6 +208,78 @@ def test_the_kernel_is_found(name: str, graphs: dict[str, Graph]) -> None:
 
 def _sink(scores, values):
     return torch.softmax(torch.cat((scores @ values.transpose(0, 1), scores[:, :1]), -1), -1)[:, :-1] @ values
+
+
+def test_indices_that_may_count_from_the_end_are_gathered_before() -> None:
+    """``memory[:, :, [-1]]`` is the last entry, to the kernel it is none; what a top-k gives is never negative."""
+    def indexed_by(query, keys, chosen):
+        return torch.softmax(query @ keys[:, :, chosen].transpose(2, 3), -1) @ keys[:, :, chosen]
+
+    def of_topk(query, keys, scores):
+        return indexed_by(query, keys, scores.topk(4)[1])
+
+    examples = _random(1, 2, 1, 16), _random(1, 2, ENTRIES, 16)
+    match, = matches_of(simplified(indexed_by, (*examples, torch.tensor([3, -1, 0, -ENTRIES]))), minimum_entries=2)
+    assert isinstance(match.operation, DecodeAttention)
+    found = matches_of(simplified(of_topk, (*examples, _random(ENTRIES))), minimum_entries=2)
+    assert [type(one.operation) for one in found] == [TopK, GatherAttention]
+
+
+def test_attention_in_single_precision_between_casts_reads_what_was_cast() -> None:
+    """Torch widens half precision before its attention and narrows the result; the kernel reads and writes halves."""
+    halves = [tensor.bfloat16() for tensor in (_random(1, 4, 1, 16), _random(1, 2, ENTRIES, 16),
+                                               _random(1, 2, ENTRIES, 16))]
+    graph = simplified(lambda q, k, v: torch.nn.functional.scaled_dot_product_attention(q, k, v, enable_gqa=True),
+                       tuple(halves))
+    match, = matches_of(graph, minimum_entries=2)
+    assert dict(match.inputs) == {"query": "x0", "keys": "x1", "values": "x2"}
+    assert isinstance(match.operation, DecodeAttention)
+    assert match.operation.sizes.dtype is DType.BFLOAT16
+    assert graph.type_of(dict(match.outputs)["output"]).dtype is DType.BFLOAT16
+    assert match.operation.options.scale == pytest.approx(0.25)
+
+
+UNSEEN_ROWS = {
+    "another number": lambda s, w: torch.where((s == -torch.inf).all(-1, keepdim=True), 1.0, w),
+    "another test": lambda s, w: torch.where((s == 0.0).all(-1, keepdim=True), 0.0, w),
+    "another direction": lambda s, w: torch.where((s == -torch.inf).all(-2, keepdim=True), 0.0, w),
+    "other scores": lambda s, w: torch.where((s * 2 == -torch.inf).all(-1, keepdim=True), 0.0, w),
+    "any entry": lambda s, w: torch.where((s == -torch.inf).any(-1, keepdim=True), 0.0, w),
+}
+
+
+@pytest.mark.parametrize("name", UNSEEN_ROWS)
+def test_other_treatments_of_rows_that_see_nothing_are_left_alone(name: str) -> None:
+    def function(query: Any, keys: Any, mask: Any) -> Any:
+        scores = query @ keys.transpose(1, 2) + mask
+        return UNSEEN_ROWS[name](scores, torch.softmax(scores, -1)) @ keys
+
+    graph = simplified(function, (_random(1, 2, 16), _random(1, ENTRIES, 16), _mask(1, 2, ENTRIES)))
+    assert not matches_of(graph, minimum_entries=2)
+
+
+NOT_GATHERED = {
+    "fewer heads than the memory has": lambda q, k, i: torch.softmax(
+        q @ k.gather(2, i[:, None, :, None].expand(-1, 2, -1, 16)).transpose(2, 3), -1) @ k.gather(
+            2, i[:, None, :, None].expand(-1, 2, -1, 16)),
+    "other entries for each channel": lambda q, k, i: torch.softmax(
+        q @ k[:, :2].gather(2, i[:, None, :, None] + torch.arange(16) % 2).transpose(2, 3), -1) @ k[:, :2].gather(
+            2, i[:, None, :, None] + torch.arange(16) % 2),
+    "other entries for the values": lambda q, k, i: torch.softmax(
+        q @ k.gather(2, i[:, None, :, None].expand(-1, 4, -1, 16))[:, :2].transpose(2, 3), -1) @ k[:, :2].gather(
+            2, (i + 1)[:, None, :, None].expand(-1, 2, -1, 16)),
+}
+
+
+@pytest.mark.parametrize("name", NOT_GATHERED)
+def test_a_gather_the_kernel_cannot_do_is_done_before(name: str) -> None:
+    def function(q: Any, k: Any, i: Any) -> Any:
+        heads = q.shape[1]
+        shape = NOT_GATHERED[name](q, k, i)
+        return shape.reshape(-1, heads, 16)
+
+    graph = simplified(function, (_random(3, 2, 1, 16), _random(3, 4, ENTRIES, 16), CHOSEN.clamp(0, ENTRIES - 2)))
+    assert not any(isinstance(match.operation, GatherAttention) for match in matches_of(graph, minimum_entries=2))
 
 
 NOT_ATTENTION = {
@@ -222,7 +347,7 @@ def test_a_cache_is_not_read_after_its_update() -> None:
 
 @pytest.fixture(scope="module")
 def emitted(graphs: dict[str, Graph], tmp_path_factory: pytest.TempPathFactory) -> dict[str, EmittedRegion]:
-    store = ModuleStore(tmp_path_factory.mktemp("store"))
+    store = Store(tmp_path_factory.mktemp("store"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(emission, "matches_of", lambda region: matches_of(region, minimum_entries=2))
         results = emit_many(graphs, ("interpreter",), jobs=2, store=store)

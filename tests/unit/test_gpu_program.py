@@ -12,12 +12,12 @@ from hetcc.backends.contract import EmittedRegion
 from hetcc.backends.gpu.emit import emit_many
 from hetcc.backends.gpu.memory import GpuMemory
 from hetcc.backends.gpu.program import GpuProgram
-from hetcc.backends.gpu.store import ModuleStore
 from hetcc.backends.gpu.tools import ENGINES
 from hetcc.backends.host.program import load_host_program, torch_guard
 from hetcc.errors import ToolError, UserError
 from hetcc.ir import DType, Graph, Role, TensorType, Value
 from hetcc.ir.subgraph import extract
+from hetcc.store import Store
 from tests.unit.aten_programs import arrays_for, capture
 
 torch = pytest.importorskip("torch")
@@ -70,7 +70,7 @@ def regions() -> dict[str, Graph]:
 
 @pytest.fixture(scope="module")
 def emitted(regions: dict[str, Graph], tmp_path_factory: pytest.TempPathFactory) -> dict[str, EmittedRegion]:
-    store = ModuleStore(tmp_path_factory.mktemp("store"))
+    store = Store(tmp_path_factory.mktemp("store"))
     results = emit_many(regions, ("llvm-cpu",), jobs=1, store=store)
     for name, result in results.items():
         assert isinstance(result, EmittedRegion), (name, result)
@@ -150,7 +150,7 @@ def test_regions_hand_values_over_on_the_device(regions, tmp_path: Path) -> None
     cut = next(position for position, node in enumerate(whole.nodes) if "softmax" in node.operator.name)
     names = [node.name for node in whole.nodes]
     parts = {"first": extract(whole, names[:cut], "first"), "second": extract(whole, names[cut:], "second")}
-    results = emit_many(parts, ("llvm-cpu",), jobs=1, store=ModuleStore(tmp_path))
+    results = emit_many(parts, ("llvm-cpu",), jobs=1, store=Store(tmp_path))
     memory = GpuMemory("local-sync")
     arrays = arrays_for(whole, decode_examples())
     for name, array in arrays.items():

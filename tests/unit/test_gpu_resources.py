@@ -19,8 +19,8 @@ from hetcc.backends.gpu.kernels.compile import compile_launches
 from hetcc.backends.gpu.kernels.toolchain import TARGETS
 from hetcc.backends.gpu.occupancy import ARCHITECTURES, occupancy_of
 from hetcc.backends.gpu.resources import KernelResources, manifest, resources_of, spilling
-from hetcc.backends.gpu.store import ModuleStore
 from hetcc.errors import ToolError
+from hetcc.store import Store
 
 from corpus import triton_kernels as kernels
 
@@ -52,7 +52,7 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Cod
         for target in TARGETS:
             wanted = {"fits": FITS, **({"spills": SPILLS[target]} if target in SPILLS else {})}
             made = compile_launches(list(wanted.values()), target, package=kernels.PACKAGE,
-                                    store=ModuleStore(folder / "store"))
+                                    store=Store(folder / "store"))
             found[target] = {name: made[launch.code_digest] for name, launch in wanted.items()}  # type: ignore[misc]
     return found
 

@@ -12,12 +12,12 @@ from typing import Any
 from amaranth import Elaboratable, Module, Mux, Signal
 from amaranth.lib.fifo import SyncFIFOBuffered
 
+from hetcc.backends.fpga.memory_map import READ_BUFFER_BEATS
+
 BEAT_BITS = 512
 BEAT_BYTES = 64
 MAX_BURST = 64
 """Beats; 64 of them are 4 KB."""
-READ_BUFFER_BEATS = 512
-"""Of a table's master: bursts in flight cover the latency of the memory at a beat per cycle."""
 SMALL_BUFFER_BEATS = 64
 MAX_WRITES = 63
 """Writes in flight."""

@@ -53,7 +53,7 @@ struct Port {
   std::deque<uint64_t> addresses;
   std::deque<Write> words, answers;
   unsigned bursts;
-  uint64_t beats_read, words_written;
+  uint64_t beats_read, words_written, first_beat, last_beat, first_word, last_word;
   void check(uint64_t address, unsigned length) {
     if (address & 63) fail("not aligned", address, length);
     if ((address >> 12) != ((address + 64 * (uint64_t)length - 1) >> 12)) fail("burst over 4 KB", address, length);
@@ -85,7 +85,12 @@ struct Port {
         beats.push_back(beat);
       }
     }
-    if (*rvalid && *rready) { ++beats_read; if (beats.front().last) --bursts; beats.pop_front(); }
+    if (*rvalid && *rready) {
+      if (!beats_read++) first_beat = now;
+      last_beat = now;
+      if (beats.front().last) --bursts;
+      beats.pop_front();
+    }
     if (!awvalid) return;
     if (*awvalid && *awready) {
       check(*awaddr, *awlen + 1u);
@@ -104,7 +109,8 @@ struct Port {
     // What is written can be read once the answer can be given, not earlier.
     for (auto& word : answers)
       if (word.ready <= (double)now + 1 && word.strobe) {
-        ++words_written;
+        if (!words_written++) first_word = now;
+        last_word = now;
         uint8_t* target = at(word.address);
         for (int i = 0; i < 64; ++i) if (word.strobe >> i & 1) target[i] = ((uint8_t*)word.data)[i];
         word.strobe = 0;
@@ -196,7 +202,7 @@ int main(int argc, char** argv) {
   lite_write(MODE_REGISTER, (uint32_t)persistent);
   lite_write(4, 1);
   lite_write(8, 1);
-  std::vector<uint64_t> taken;
+  std::vector<uint64_t> taken, begun;
   uint32_t* mailbox = (uint32_t*)regions[MAILBOX_AT].bytes.data();
   if (persistent) { mailbox[0] = 0; lite_write(0, 1); }
   for (uint64_t run = 0; run < runs; ++run) {
@@ -206,17 +212,24 @@ int main(int argc, char** argv) {
       mailbox[0] = (uint32_t)run + 1;
       while (mailbox[ANSWER] != run + 1) { if (now > start + limit) fail("no answer to a doorbell", run, 0); tick(); }
       taken.push_back(now - start);
+      begun.push_back(start);
     } else {
       lite_write(0, 1);
       uint64_t start = now;
       until_interrupt();
       taken.push_back(now - start);
+      begun.push_back(start);
       acknowledge();
     }
   }
   if (persistent) { mailbox[0] = STOP; until_interrupt(); acknowledge(); }
   fwrite(taken.data(), 8, taken.size(), out);
-  for (auto& port : ports) { uint64_t moved[2] = {port.beats_read, port.words_written}; fwrite(moved, 8, 2, out); }
+  fwrite(begun.data(), 8, begun.size(), out);
+  for (auto& port : ports) {
+    uint64_t moved[6] = {port.beats_read, port.words_written, port.first_beat, port.last_beat, port.first_word,
+                         port.last_word};
+    fwrite(moved, 8, 6, out);
+  }
   for (auto& region : regions) fwrite(region.bytes.data(), 1, region.bytes.size(), out);
   fclose(out);
   return 0;

@@ -11,13 +11,12 @@ import numpy
 
 from hetcc.backends.fpga import tools
 from hetcc.backends.fpga.cycles import DEFAULT_CLOCK_HZ
+from hetcc.backends.fpga.layout import layout_of
 from hetcc.backends.fpga.memory_map import (
     ANSWER_OFFSET,
     HBM_BANK_BYTES,
     MAILBOX_BYTES,
     MemoryMap,
-    deal,
-    gather,
     memory_map,
 )
 from hetcc.backends.fpga.numbers import Array
@@ -42,36 +41,43 @@ class KernelRun:
     beats_read: tuple[int, ...]
     """64-byte beats by master, all runs; polls included."""
     words_written: tuple[int, ...]
+    read_span: tuple[tuple[int, int], ...] = ()
+    """By master, cycles from reset in which its first and its last beat came."""
+    write_span: tuple[tuple[int, int], ...] = ()
+    """The same of words that memory has."""
+    begun: tuple[int, ...] = ()
+    """Per run, the cycle from reset in which ap_start was written or the doorbell rung."""
 
 
-def build_kernel(verilog: bytes, kernel: str, graph: StageGraph, folder: Path, *, stripes: int = 1,
-                 hbm: HbmModel | None = None, clock_hz: float = DEFAULT_CLOCK_HZ, fast: bool = False) -> None:
+def build_kernel(verilog: bytes, kernel: str, graph: StageGraph, folder: Path, *, hbm: HbmModel | None = None,
+                 clock_hz: float = DEFAULT_CLOCK_HZ, fast: bool = False,
+                 timeout_s: float = 600.0) -> None:
     """Build the simulator of a kernel in a folder; the program is ``<folder>/obj/Vkernel``.
 
     Args:
         verilog: what ``verilog.write_kernel`` gave.
         kernel: its top module.
-        graph: the kernel.
+        graph: the kernel, as given to ``write_kernel``.
         folder: where to build.
-        stripes: as given to ``write_kernel``.
         hbm: the memory.
         clock_hz: clock of the kernel.
         fast: spend several times as long on building for a simulator several times as fast.
+        timeout_s: after which the build has failed.
 
     Raises:
         ToolError: HET-T001 without verilator, HET-T002 when it fails.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "kernel.v").write_bytes(verilog)
-    (folder / "bench.cpp").write_text(bench_text(memory_map(graph, stripes), hbm or HbmModel(), clock_hz))
+    (folder / "bench.cpp").write_text(bench_text(memory_map(graph), hbm or HbmModel(), clock_hz))
     level = "-O1" if fast else "-O0"
     tools.run(["verilator", "--cc", "--exe", "--build", "-fno-inline", "--output-split", "0", "-Wno-fatal", "-Wno-lint",
                "-Wno-style", "--top-module", kernel, "--prefix", "Vkernel", "--Mdir", "obj", "-CFLAGS", "-w",
                "-MAKEFLAGS", f"VM_PARALLEL_BUILDS=0 OPT_SLOW=-O0 OPT_GLOBAL=-O0 OPT_FAST={level}", "kernel.v",
-               "bench.cpp"], folder)
+               "bench.cpp"], folder, timeout_s)
 
 
-def run_kernel(graph: StageGraph, buffers: Mapping[str, Array], folder: Path, *, stripes: int = 1, runs: int = 1,
+def run_kernel(graph: StageGraph, buffers: Mapping[str, Array], folder: Path, *, runs: int = 1,
                persistent: bool = False, stall: float = 0.0, seed: int = 0) -> KernelRun:
     """Run what :func:`build_kernel` made on buffers, which are written in place.
 
@@ -79,7 +85,6 @@ def run_kernel(graph: StageGraph, buffers: Mapping[str, Array], folder: Path, *,
         graph: the kernel.
         buffers: as in ``functional.execute``.
         folder: of the simulator.
-        stripes: parts of the table.
         runs: how often, on the same buffers.
         persistent: by doorbells instead of ap_start.
         stall: share of cycles in which a channel of the memory pauses, beside its own timing.
@@ -88,7 +93,7 @@ def run_kernel(graph: StageGraph, buffers: Mapping[str, Array], folder: Path, *,
     Raises:
         ToolError: HET-T002, it failed; a broken rule of the bus is such a failure.
     """
-    memory = memory_map(graph, stripes)
+    memory = memory_map(graph)
     regions = _regions(graph, memory, buffers)
     header = struct.pack("<6Q", len(regions), runs, int(persistent), int(stall * 1000), seed * 2654435761 % 2**31 + 1,
                          MAX_CYCLES)
@@ -101,20 +106,21 @@ def run_kernel(graph: StageGraph, buffers: Mapping[str, Array], folder: Path, *,
 def _regions(graph: StageGraph, memory: MemoryMap, buffers: Mapping[str, Array]) -> list[tuple[int, Array]]:
     """Address and contents of every pointer argument; each pseudo-channel is filled from its start."""
     used: dict[int, int] = {}
+    parts: dict[str, list[Array]] = {"": [numpy.zeros(MAILBOX_BYTES, numpy.uint8)]}
     found = []
     for argument, bank in zip(memory.pointers, memory.banks, strict=True):
-        content = (deal(buffers[argument.buffer], argument.stripes)[argument.stripe] if argument.buffer
-                   else numpy.zeros(MAILBOX_BYTES, numpy.uint8))
+        if argument.buffer not in parts:
+            parts[argument.buffer] = layout_of(graph, argument.buffer).deal(buffers[argument.buffer])
+        content = parts[argument.buffer][argument.stripe]
         base = used.get(bank, _ALIGNMENT)
         used[bank] = base + -(-content.size // _ALIGNMENT) * _ALIGNMENT
         found.append((bank * HBM_BANK_BYTES + base, content))
-    del graph
     return found
 
 
 def _read_back(graph: StageGraph, memory: MemoryMap, buffers: Mapping[str, Array], regions: list[tuple[int, Array]],
                content: bytes, runs: int) -> KernelRun:
-    numbers = numpy.frombuffer(content, "<u8", runs + 2 * len(memory.masters))
+    numbers = numpy.frombuffer(content, "<u8", 2 * runs + 6 * len(memory.masters))
     at = 8 * len(numbers)
     parts: dict[str, list[Array]] = {}
     for argument, (_, given) in zip(memory.pointers, regions, strict=True):
@@ -122,11 +128,15 @@ def _read_back(graph: StageGraph, memory: MemoryMap, buffers: Mapping[str, Array
         at += given.size
     for buffer in graph.buffers:
         target = buffers[buffer.name]
-        target[...] = gather(parts[buffer.name], target.nbytes).view(target.dtype)
+        dense = layout_of(graph, buffer.name).gather(parts[buffer.name])
+        target[...] = dense.view(target.dtype).reshape(target.shape)
     answer = parts[""][0][ANSWER_OFFSET:ANSWER_OFFSET + 16].view("<u4")
-    moved = numbers[runs:].reshape(-1, 2)
+    moved = numbers[2 * runs:].reshape(-1, 6)
     return KernelRun(tuple(int(one) for one in numbers[:runs]), int(answer[2]), int(answer[1]),
-                     tuple(int(one) for one in moved[:, 0]), tuple(int(one) for one in moved[:, 1]))
+                     tuple(int(one) for one in moved[:, 0]), tuple(int(one) for one in moved[:, 1]),
+                     tuple((int(first), int(last)) for first, last in moved[:, 2:4]),
+                     tuple((int(first), int(last)) for first, last in moved[:, 4:]),
+                     tuple(int(one) for one in numbers[runs:2 * runs]))
 
 
 __all__ = ["MAX_CYCLES", "KernelRun", "build_kernel", "run_kernel"]

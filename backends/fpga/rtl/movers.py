@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 from amaranth import Cat, Module, Signal
 from amaranth.lib.memory import Memory
 
+from hetcc.backends.fpga.layout import Layout
 from hetcc.backends.fpga.numbers import storage_type
 from hetcc.backends.fpga.rtl.axi import BEAT_BYTES, BurstReader, WriteCombiner
 from hetcc.backends.fpga.rtl.axi_streams import OFFSET_BITS, Assembler, Nest, Unpacker
 from hetcc.backends.fpga.rtl.library import Library
+from hetcc.backends.fpga.rtl.placer import WordPlacer
 from hetcc.backends.fpga.runs import Runs, runs_of
 from hetcc.backends.fpga.stage_graph import Append, Axis, StageGraph
 
@@ -158,6 +160,35 @@ def place_combiner(m: Module, library: Library, size: int) -> dict[str, Any]:
     return {**wires, **dict(zip(WriteCombiner.OUTPUTS, found, strict=True))}
 
 
+@dataclass
+class Placed:
+    """Words on their way to the parts of a buffer."""
+
+    valid: Any
+    ready: Any
+    """To be driven."""
+    stripe: Any
+    position: Any
+    """Word within the part."""
+    data: Any
+    strobe: Any
+    empty: Any
+    """Nothing is on its way."""
+
+
+def place_placer(m: Module, library: Library, layout: Layout, combiner: dict[str, Any]) -> Placed:
+    """Finds the places of a combiner's words in a table that is dealt out."""
+    ready = Signal()
+    inputs = dict(zip(WordPlacer.INPUTS, (*(combiner[f"word{what}"] for what in ("_valid", "", "_data", "_strobe")),
+                                          ready), strict=True))
+    bits = len(combiner["word"])
+    found = library.place(m, f"hetcc_placer_{'_'.join(map(str, astuple(layout)))}", lambda: WordPlacer(layout, bits),
+                          inputs, WordPlacer.OUTPUTS)
+    taken, empty, valid, stripe, position, data, strobe = found
+    m.d.comb += combiner["word_ready"].eq(taken)
+    return Placed(valid, ready, stripe, position, data, strobe, combiner["empty"] & empty)
+
+
 class AppendMover:
     """Checks all positions of one Append, then writes its rows, element by element, in order.
 
@@ -293,5 +324,5 @@ class SmallReader:
                         m.d.sync += [count.eq(0), turn.eq(self._repeat if final and self._repeat >= 0 else at + 1)]
 
 
-__all__ = ["AppendMover", "Appending", "Program", "Reader", "RunReader", "SmallReader", "appendings_of",
-           "element_bytes", "place_assembler", "place_combiner", "place_reader", "place_unpacker"]
+__all__ = ["AppendMover", "Appending", "Placed", "Program", "Reader", "RunReader", "SmallReader", "appendings_of",
+           "element_bytes", "place_assembler", "place_combiner", "place_placer", "place_reader", "place_unpacker"]

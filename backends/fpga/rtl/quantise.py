@@ -38,25 +38,32 @@ class VectorQuantiser(Elaboratable):
         levels = depth_of(self._depth)
         m.d.sync += self.exponent.eq(delay(m, level[0], 1))
         late = [delay(m, word, levels) for word in words]
-        m.d.comb += self.result.eq(Cat(*(self._integer(m, word, level[0]) for word in late)))
+        m.d.comb += self.result.eq(Cat(*(integer_of(m, word, level[0], self._bits) for word in late)))
         return m
 
-    def _integer(self, m: Module, word: Any, largest: Any) -> Any:
-        """Two cycles: shift to the common exponent, then round to even, cut off and give it its sign."""
-        bits = self._bits
-        distance = Signal(9)
-        m.d.comb += distance.eq(largest - word[23:31])
-        significand = Cat(word[:23], word[23:31] != 0)
-        moved = Signal(24 + bits)
-        wide = Cat(Const(0, bits), Mux(word[23:31] == 0, 0, significand))
-        m.d.comb += moved.eq(wide >> Mux(distance > bits, bits, distance[:5]))
-        whole, up, sign = Signal(bits - 1), Signal(), Signal()
-        m.d.sync += [whole.eq(moved[25:]), up.eq(moved[24] & (moved[:24].any() | moved[25])), sign.eq(word[31])]
-        rounded, magnitude, result = Signal(bits), Signal(bits), Signal(bits)
-        m.d.comb += [rounded.eq(whole + up),
-                     magnitude.eq(Mux(rounded[bits - 1], 2 ** (bits - 1) - 1, rounded))]
-        m.d.sync += result.eq(Mux(sign, -magnitude, magnitude))
-        return result
+
+def integer_of(m: Module, word: Any, largest: Any, bits: int) -> Any:
+    """A binary32 word as an integer, two cycles later: shift to the common exponent, then round to even, cut off and
+    give it its sign.
+
+    Args:
+        m: where the unit goes.
+        word: flushed.
+        largest: largest biased exponent of its vector.
+        bits: of the integer.
+    """
+    distance = Signal(9)
+    m.d.comb += distance.eq(largest - word[23:31])
+    significand = Cat(word[:23], word[23:31] != 0)
+    moved = Signal(24 + bits)
+    wide = Cat(Const(0, bits), Mux(word[23:31] == 0, 0, significand))
+    m.d.comb += moved.eq(wide >> Mux(distance > bits, bits, distance[:5]))
+    whole, up, sign = Signal(bits - 1), Signal(), Signal()
+    m.d.sync += [whole.eq(moved[25:]), up.eq(moved[24] & (moved[:24].any() | moved[25])), sign.eq(word[31])]
+    rounded, magnitude, result = Signal(bits), Signal(bits), Signal(bits)
+    m.d.comb += [rounded.eq(whole + up), magnitude.eq(Mux(rounded[bits - 1], 2 ** (bits - 1) - 1, rounded))]
+    m.d.sync += result.eq(Mux(sign, -magnitude, magnitude))
+    return result
 
 
 class IntegerToFloat(Elaboratable):
@@ -113,4 +120,4 @@ def to_bfloat16(word: Any) -> Any:
     return Mux(is_nan(source), 0x7FC0, rounded)
 
 
-__all__ = ["IntegerToFloat", "VectorQuantiser", "to_bfloat16"]
+__all__ = ["IntegerToFloat", "VectorQuantiser", "integer_of", "to_bfloat16"]

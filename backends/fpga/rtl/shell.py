@@ -16,6 +16,7 @@ from typing import Any, cast
 from amaranth import Cat, ClockDomain, ClockSignal, Const, Elaboratable, Instance, Module, Mux, ResetSignal, Signal
 
 from hetcc.backends.fpga import memory_map as places
+from hetcc.backends.fpga.layout import is_wide, layout_of
 from hetcc.backends.fpga.memory_map import MemoryMap, memory_map
 from hetcc.backends.fpga.rtl.axi import (
     MAX_BURST,
@@ -29,6 +30,7 @@ from hetcc.backends.fpga.rtl.control import AxiLiteControl
 from hetcc.backends.fpga.rtl.library import Library
 from hetcc.backends.fpga.rtl.movers import (
     AppendMover,
+    Placed,
     Program,
     Reader,
     RunReader,
@@ -37,22 +39,18 @@ from hetcc.backends.fpga.rtl.movers import (
     element_bytes,
     place_assembler,
     place_combiner,
+    place_placer,
     place_reader,
 )
+from hetcc.backends.fpga.rtl.row_fetch import RowFetch
+from hetcc.backends.fpga.rtl.stationary import loops_of
+from hetcc.backends.fpga.rtl.stream_output import stored_loops
+from hetcc.backends.fpga.rtl.wide import place_regrouper, place_wide_scan
 from hetcc.backends.fpga.runs import granule_of, runs_of
-from hetcc.backends.fpga.stage_graph import Axis, InnerProduct, Map, Scan, StageGraph, Store, TopK
+from hetcc.backends.fpga.slices import other_tables
+from hetcc.backends.fpga.stage_graph import Gather, Scan, StageGraph, Store
 
 SMALL_BURST = 16
-
-
-def loops_of(graph: StageGraph, operand: Any) -> tuple[str, ...]:
-    """Loops over a stationary operand's words, slowest first, in the order the core takes them."""
-    for stage in graph.stages:
-        if isinstance(stage, InnerProduct) and stage.stationary is operand:
-            return (*stage.lanes, *stage.over)
-        if isinstance(stage, Map) and any(part is operand for part in stage.operands):
-            return stage.lanes
-    return ()
 
 
 class Shell(Elaboratable):
@@ -63,12 +61,11 @@ class Shell(Elaboratable):
         library: where units come from; in ``shared`` mode the core is a module of its own too.
         core: its ``StreamCore``.
         kernel: name of the top module.
-        stripes: parts of the table.
     """
 
-    def __init__(self, graph: StageGraph, library: Library, core: Any, kernel: str, stripes: int = 1) -> None:
+    def __init__(self, graph: StageGraph, library: Library, core: Any, kernel: str) -> None:
         self._graph, self._library, self._core, self._kernel = graph, library, core, kernel
-        self.map: MemoryMap = memory_map(graph, stripes)
+        self.map: MemoryMap = memory_map(graph)
         self.ap_clk = Signal()
         self.ap_rst_n = Signal()
         self.control = AxiLiteControl([(argument.offset, 64 if argument.master >= 0 else 32)
@@ -98,6 +95,7 @@ class Shell(Elaboratable):
         self._clear, self._scan_start, self._flush = Signal(), Signal(), Signal()
         self._sources: dict[int, list[tuple[Any, Any, Any, Any, Any]]] = {at: [] for at in range(len(self.masters))}
         self._poll = {name: Signal(width) for name, width in (("valid", 1), ("ready", 1), ("beat", 1))}
+        self._fetched: list[Any] = []
         self._place_small(m)
         self._place_rows(m)
         self._place_sides(m)
@@ -168,77 +166,110 @@ class Shell(Elaboratable):
         """The table, through one master per stripe, in beats of the core."""
         graph, core = self._graph, self._core
         scan = cast(Scan, graph.of_kind(Scan)[0])
-        arguments = self.map.of_buffer(scan.table.buffer)
-        readers = [place_reader(m, self._library, self.masters[argument.master], READ_BUFFER_BEATS, MAX_BURST)
-                   for argument in arguments]
-        size = element_bytes(graph, scan.table.buffer)
-        lanes = [graph.axis(name) for name in scan.lanes]
-        runs = runs_of(scan.table, (), (*graph.instances, *graph.keys, *lanes))
-        granule = granule_of(runs, core.row_words, size)
-        rows = RunReader(m, self._library, readers, [self._base(scan.table.buffer, argument.stripe)
-                                                     for argument in arguments], runs, size, granule, self._scan_start)
-        beat = len(core.row_data) // (8 * size * granule)
-        valid, data, ready = place_assembler(m, self._library, 8 * size * granule, beat, core.row_words // granule,
-                                             rows)
+        readers, bases = self._table_readers(m, scan)
+        if is_wide(graph) is not None:
+            valid, data, ready = place_wide_scan(m, self._library, graph, readers, bases, self._scan_start, core.start)
+        else:
+            valid, data, ready = self._narrow_rows(m, scan, readers, bases)
         # The next instance's rows wait here: the core would take one too many while it ends an instance.
-        left = Signal(range(core.rows * core.beats + 1))
+        left = Signal(range(core.steps * core.beats + 1))
         more = left != 0
         m.d.comb += [core.row_valid.eq(valid & more), core.row_data.eq(data), ready.eq(core.row_ready & more)]
         with m.If(core.start):
-            m.d.sync += left.eq(core.rows * core.beats)
+            m.d.sync += left.eq(core.steps * core.beats)
         with m.Elif(valid & ready):
             m.d.sync += left.eq(left - 1)
 
-    def _place_sides(self, m: Module) -> None:
-        """One word per row of every operand that differs by row, each through a master of its own."""
+    def _table_readers(self, m: Module, scan: Scan) -> tuple[list[Reader], list[Any]]:
+        """A reader and the address of every stripe of a table."""
+        arguments = self.map.of_buffer(scan.table.buffer)
+        readers = [place_reader(m, self._library, self.masters[argument.master], READ_BUFFER_BEATS, MAX_BURST)
+                   for argument in arguments]
+        return readers, [self._base(scan.table.buffer, argument.stripe) for argument in arguments]
+
+    def _narrow_rows(self, m: Module, scan: Scan, readers: list[Reader], bases: list[Any]) -> tuple[Any, Any, Any]:
+        """A table of any shape: (valid, beat, ready to drive)."""
         graph, core = self._graph, self._core
-        for at, access in enumerate(core.sides):
+        size = element_bytes(graph, scan.table.buffer)
+        runs = runs_of(scan.table, (), (*graph.instances, *graph.keys, *(graph.axis(name) for name in scan.lanes)))
+        words, beat_words, _ = core.beats_of(scan)
+        row = words * 4 // size
+        granule = granule_of(runs, row, size)
+        rows = RunReader(m, self._library, readers, bases, runs, size, granule, self._scan_start)
+        beat = 4 * beat_words // (size * granule)
+        valid, data, ready = place_assembler(m, self._library, 8 * size * granule, beat, row // granule, rows)
+        return valid, data, ready
+
+    def _place_sides(self, m: Module) -> None:
+        """Further tables, and the words of a step of every operand that differs by row, each with its master."""
+        graph, core = self._graph, self._core
+        tables = other_tables(graph)
+        for at, scan in enumerate(tables, len(core.sides) - len(tables)):
+            valid, data, ready = self._narrow_rows(m, scan, *self._table_readers(m, scan))
+            m.d.comb += [core.side_valid[at].eq(valid), core.side_data[at].eq(data), ready.eq(core.side_ready[at])]
+        for at, access in enumerate(core.sides[:len(core.sides) - len(tables)]):
             argument = self.map.of_buffer(access.buffer)[0]
             reader = place_reader(m, self._library, self.masters[argument.master], SMALL_BUFFER_BEATS, SMALL_BURST)
             runs = runs_of(access, (), (*graph.instances, *graph.keys))
-            side = RunReader(m, self._library, [reader], [self._base(access.buffer)], runs,
-                             element_bytes(graph, access.buffer), 1, self._scan_start)
-            m.d.comb += [core.side_valid[at].eq(side.valid), core.side_data[at].eq(side.data),
-                         side.ready.eq(core.side_ready[at])]
+            size = element_bytes(graph, access.buffer)
+            granule = granule_of(runs, core.rows, size) if core.together > 1 else 1
+            side = RunReader(m, self._library, [reader], [self._base(access.buffer)], runs, size, granule,
+                             self._scan_start)
+            valid, data, ready = place_regrouper(m, self._library, side, granule, core.together, core.rows)
+            m.d.comb += [core.side_valid[at].eq(valid), core.side_data[at].eq(data), ready.eq(core.side_ready[at])]
 
     def _place_stores(self, m: Module) -> None:
-        """Every entry of the selection goes to all stores; each takes it when it can."""
+        """Every value that leaves the core goes to all stores; each takes it when it can."""
         graph, core = self._graph, self._core
         given = []
         for stage in graph.of_kind(Store):
+            if isinstance(graph.stage(stage.source.stage), Gather):
+                given.append(self._place_fetch(m, stage))
+                continue
             size = element_bytes(graph, stage.target.buffer)
             combiner = place_combiner(m, self._library, size)
             sent, take = Signal(), Signal()
             strides = dict(stage.target.strides)
-            selected = cast(TopK, graph.stage(stage.source.stage)).selected
-            axes: list[Axis] = [*graph.instances, *([graph.axis(selected)] if selected else [])]
-            nest = Nest(m, [(axis.extent, strides.get(axis.name, 0)) for axis in axes], 0, self._clear, take,
-                        stage.target.offset)
-            data = core.out_value if stage.source.port == "values" else core.out_index
-            m.d.comb += [combiner["valid"].eq(core.out_valid & ~sent), combiner["data"].eq(data),
+            nest = Nest(m, [(axis.extent, strides.get(axis.name, 0)) for axis in stored_loops(graph, stage)], 0,
+                        self._clear, take, stage.target.offset)
+            data = core.out_index if stage.source.port == "indices" else core.out_value
+            # The count of a compaction is right with its last entry.
+            wanted = core.out_last if stage.source.port == "count" else Const(1, 1)
+            m.d.comb += [combiner["valid"].eq(core.out_valid & ~sent & wanted), combiner["data"].eq(data),
                          combiner["offset"].eq(nest.offset << (size.bit_length() - 1)),
                          take.eq(combiner["valid"] & combiner["ready"])]
-            given.append(sent | combiner["ready"])
+            given.append(sent | combiner["ready"] | ~wanted)
             m.d.sync += sent.eq((sent | take) & ~(core.out_valid & core.out_ready))
             self._write_from(m, combiner, stage.target.buffer, self._flush)
         m.d.comb += core.out_ready.eq(_all(given))
+
+    def _place_fetch(self, m: Module, store: Store) -> Any:
+        """Rows where the selection says, through the master of their table; whether an entry was taken."""
+        table = self._graph.stage(store.source.stage).table.buffer  # type: ignore[union-attr]
+        reader = place_reader(m, self._library, self.masters[self.map.of_buffer(table)[0].master], READ_BUFFER_BEATS,
+                              MAX_BURST)
+        fetch = RowFetch(m, self._library, self._graph, store, reader, self._base(table), self._core, self._clear)
+        self._write_from(m, fetch.combiner, store.target.buffer, self._flush)
+        self._fetched.append(fetch.done)
+        return fetch.taken
 
     # ---- writes
 
     def _write_from(self, m: Module, combiner: dict[str, Any], buffer: str, flush: Any) -> None:
         """Connect a combiner to the masters of a buffer's stripes."""
-        arguments = self.map.of_buffer(buffer)
-        shift = (len(arguments) - 1).bit_length()
+        layout = layout_of(self._graph, buffer)
         granted = []
-        for argument in arguments:
-            mine = (combiner["word"][:shift] == argument.stripe) if shift else Const(1, 1)
+        source = place_placer(m, self._library, layout, combiner) if not layout.plain else Placed(
+            combiner["word_valid"], combiner["word_ready"], Const(0, 1), combiner["word"], combiner["word_data"],
+            combiner["word_strobe"], combiner["empty"])
+        for argument in self.map.of_buffer(buffer):
+            mine = source.stripe == argument.stripe
             ready = Signal()
-            address = self._base(buffer, argument.stripe) + ((combiner["word"] >> shift) << 6)
-            self._sources[argument.master].append(
-                (combiner["word_valid"] & mine, ready, address, combiner["word_data"], combiner["word_strobe"]))
+            address = self._base(buffer, argument.stripe) + (source.position << 6)
+            self._sources[argument.master].append((source.valid & mine, ready, address, source.data, source.strobe))
             granted.append(ready & mine)
-        m.d.comb += [combiner["word_ready"].eq(~_all(~one for one in granted)), combiner["flush"].eq(flush)]
-        self._combiners = [*getattr(self, "_combiners", []), combiner]
+        m.d.comb += [source.ready.eq(~_all(~one for one in granted)), combiner["flush"].eq(flush)]
+        self._empties = [*getattr(self, "_empties", []), source.empty]
 
     def _answer_source(self, m: Module) -> None:
         """The answer as one more source of the first master."""
@@ -277,7 +308,7 @@ class Shell(Elaboratable):
         for axis in self._graph.instances:
             total *= axis.extent
         instance, persistent = Signal(range(total + 1)), Signal()
-        empty = _all(combiner["empty"] for combiner in self._combiners)
+        empty = _all(self._empties)
         m.d.sync += self._cycles.eq(Mux(self._clear, 1, self._cycles + 1))
         with m.FSM():
             with m.State("IDLE"):
@@ -310,7 +341,7 @@ class Shell(Elaboratable):
                     m.next = "INSTANCE"
             with m.State("FLUSH"):
                 m.d.comb += self._flush.eq(1)
-                with m.If(empty & self._writes_idle):
+                with m.If(empty & self._writes_idle & _all(self._fetched)):
                     m.next = "ANSWER"
             self._answer_states(m, persistent)
 
@@ -366,4 +397,4 @@ def _all(bits: Any) -> Any:
     return found
 
 
-__all__ = ["Shell", "loops_of"]
+__all__ = ["Shell"]

@@ -46,11 +46,11 @@ def simulate(graph: StageGraph, buffers: Mapping[str, Array], lanes: int, *, sta
     """
     from amaranth.sim import Simulator
 
+    from hetcc.backends.fpga.rtl.cores import core_of
     from hetcc.backends.fpga.rtl.library import Library
-    from hetcc.backends.fpga.rtl.top import StreamCore
 
     append_rows(graph, buffers)
-    core = StreamCore(graph, Library(shared=False), lanes, together)
+    core = core_of(graph, Library(shared=False), lanes, together)
     bench = _Bench(stimuli(graph, buffers, core), core, stall, seed)
     simulator = Simulator(core)
     simulator.add_clock(1e-6)

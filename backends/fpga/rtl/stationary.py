@@ -10,7 +10,7 @@ from amaranth.lib.memory import Memory
 
 from hetcc.backends.fpga.rtl.fp32 import flushed
 from hetcc.backends.fpga.rtl.quantise import to_bfloat16
-from hetcc.backends.fpga.stage_graph import Access, NumberFormat
+from hetcc.backends.fpga.stage_graph import Access, InnerProduct, Lookup, Map, NumberFormat, StageGraph
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,18 @@ class Load:
     def words(self) -> int:
         """How many words the host sends."""
         return self.lanes * self.fast
+
+
+def loops_of(graph: StageGraph, operand: Any) -> tuple[str, ...]:
+    """Loops over a stationary operand's words, slowest first, in the order the core takes them."""
+    for stage in graph.stages:
+        if isinstance(stage, InnerProduct) and stage.stationary is operand:
+            return (*stage.lanes, *stage.over)
+        if isinstance(stage, Lookup) and stage.table is operand:
+            return stage.over
+        if isinstance(stage, Map) and any(part is operand for part in stage.operands):
+            return stage.lanes
+    return ()
 
 
 def loaded_memory(m: Module, core: Any, load: Load, width: int, lane: int, base: int, word: Any, taken: Any,
@@ -60,8 +72,9 @@ def loaded_memory(m: Module, core: Any, load: Load, width: int, lane: int, base:
             m.d.sync += [within.eq(0), at_lane.eq(at_lane + 1)]
         with m.Else():
             m.d.sync += within.eq(within + 1)
-    mine = active & ((at_lane & (width - 1)) == lane)
-    m.d.comb += [port.addr.eq(at_lane >> (width.bit_length() - 1)),
+    # Where all lanes are read at once their number need not be a power of two.
+    mine = active & ((at_lane if groups == 1 else at_lane & (width - 1)) == lane)
+    m.d.comb += [port.addr.eq(at_lane >> (width.bit_length() - 1) if groups > 1 else 0),
                  port.data.eq(given.replicate(load.fast)),
                  port.en.eq(Mux(mine, 1 << within, 0))]
     return memory.read_port(domain="comb")
@@ -94,4 +107,4 @@ def converted_memories(m: Module, load: Load, width: int, vector: Any, valid: An
     return ports
 
 
-__all__ = ["Load", "converted_memories", "loaded_memory"]
+__all__ = ["Load", "converted_memories", "loaded_memory", "loops_of"]

@@ -115,7 +115,8 @@ def run(graph: StageGraph, buffers: Mapping[str, Array], core: Any, folder: Path
     for _ in instances:
         cycles, count = int(answer[at]), int(answer[at + 1])
         pairs = answer[at + 2:at + 2 + count].reshape(-1, 2)
-        results.append(Simulated(pairs[:, 0].astype(numpy.uint32), pairs[:, 1].astype(numpy.int64), cycles))
+        results.append(Simulated(pairs[:, 0].astype(numpy.uint32), pairs[:, 1].astype(numpy.int32).astype(numpy.int64),
+                                 cycles))
         at += 2 + count
     return results
 

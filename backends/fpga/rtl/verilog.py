@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hetcc.backends.fpga import tools
+from hetcc.backends.fpga.layout import is_wide
 from hetcc.backends.fpga.rtl.limits import check
-from hetcc.backends.fpga.stage_graph import StageGraph
+from hetcc.backends.fpga.stage_graph import Parallelism, StageGraph, row_words
 from hetcc.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,7 +34,7 @@ def write(graph: StageGraph, kernel: str, lanes: int) -> bytes:
     Args:
         graph: the kernel.
         kernel: name of the top module.
-        lanes: results of the first inner product per cycle (``cycles.choose_lanes``).
+        lanes: results of the first inner product per cycle (``choice.choose``).
 
     Raises:
         UserError: HET-F001, the graph is beyond the limits.
@@ -40,14 +44,12 @@ def write(graph: StageGraph, kernel: str, lanes: int) -> bytes:
     return _written({kernel: _netlist(core, kernel, core.ports())}, library)
 
 
-def write_kernel(graph: StageGraph, kernel: str, lanes: int, stripes: int = 1) -> bytes:
+def write_kernel(graph: StageGraph, kernel: str) -> bytes:
     """The Verilog text of a whole kernel: the shell (``rtl/shell.py``) with the streaming core inside.
 
     Args:
-        graph: the kernel.
+        graph: the kernel, as wide as its ``parallel`` says.
         kernel: name of the top module; the core is ``<kernel>_core``.
-        lanes: results of the first inner product per cycle.
-        stripes: parts of the table, each behind a master of its own.
 
     Raises:
         UserError: HET-F001, the graph is beyond the limits.
@@ -55,11 +57,26 @@ def write_kernel(graph: StageGraph, kernel: str, lanes: int, stripes: int = 1) -
     """
     from hetcc.backends.fpga.rtl.shell import Shell
 
-    library, core = _core_of(graph, kernel, lanes)
-    shell = Shell(graph, library, core, kernel, stripes)
-    texts = {kernel: _netlist(shell, kernel, shell.ports()),
-             f"{kernel}_core": _netlist(core, f"{kernel}_core", core.ports())}
-    return _written(texts, library)
+    parallel = graph.parallel or Parallelism()
+    with _without_collection():
+        library, core = _core_of(graph, kernel, parallel.lanes, parallel.together,
+                                 whole_steps=is_wide(graph) is not None)
+        shell = Shell(graph, library, core, kernel)
+        texts = {kernel: _netlist(shell, kernel, shell.ports()),
+                 f"{kernel}_core": _netlist(core, f"{kernel}_core", core.ports())}
+        return _written(texts, library)
+
+
+@contextlib.contextmanager
+def _without_collection() -> Iterator[None]:
+    """Millions of small objects are made and kept to the end: looking for garbage among them is a quarter of it all."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def text_of(unit: Any, name: str, ports: tuple[Any, ...], library: Library) -> bytes:
@@ -78,16 +95,19 @@ def text_of(unit: Any, name: str, ports: tuple[Any, ...], library: Library) -> b
     return _written({name: _netlist(unit, name, ports)}, library)
 
 
-def _core_of(graph: StageGraph, kernel: str, lanes: int) -> tuple[Library, StreamCore]:
+def _core_of(graph: StageGraph, kernel: str, lanes: int, together: int = 1, *,
+             whole_steps: bool = False) -> tuple[Library, StreamCore]:
+    """A core; with ``whole_steps`` one beat brings all rows of a step."""
     beyond = check(graph)
     if beyond is not None:
         raise UserError("HET-F001", str(beyond), where=kernel, fix="it still runs in the functional model")
     tools.require_yosys()
+    from hetcc.backends.fpga.rtl.cores import core_of
     from hetcc.backends.fpga.rtl.library import Library
-    from hetcc.backends.fpga.rtl.top import StreamCore
 
     library = Library(shared=True)
-    return library, StreamCore(graph, library, lanes)
+    words = row_words(graph) * together if whole_steps else None
+    return library, core_of(graph, library, lanes, together, words)
 
 
 def _written(texts: dict[str, str], library: Library) -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hetcc.backends.gpu.kernels.operations_scores import checked_target
+from hetcc.backends.gpu.kernels.limits import checked_target, power_of_two
 
 MAXIMUM_SPLITS = 256
 """More shares than this are not worth their joining."""
@@ -88,7 +88,7 @@ class Cut:
 
 def padded(extent: int) -> int:
     """The smallest power of two that holds ``extent``, at least 16: what matrix units and ranges want."""
-    return max(16, 1 << (extent - 1).bit_length())
+    return max(16, power_of_two(extent))
 
 
 def cut(target: str, row: tuple[int, int], groups: int, group_rows: int, slots: int, masked: bool,
@@ -145,5 +145,5 @@ def _tile(tuning: Tuning, row: tuple[int, int], groups: int, group_rows: int, ma
 
 def joining_block(splits: int, value_size: int) -> tuple[int, int]:
     """Shares and value columns of a program that joins partial results."""
-    shares = 1 << (splits - 1).bit_length()
+    shares = power_of_two(splits)
     return shares, min(padded(value_size), max(16, _JOINED_ELEMENTS // shares))

@@ -18,8 +18,9 @@ from hetcc.backends.gpu.kernels.code_object import CodeObject, size_of
 from hetcc.backends.gpu.kernels.compile_child import ERROR_SUFFIX
 from hetcc.backends.gpu.kernels.launches import ALIGNMENT_BYTES, Launch
 from hetcc.backends.gpu.kernels.toolchain import TritonTarget
+from hetcc.backends.gpu.refusals import Refusals, may_pass_again
 from hetcc.backends.gpu.resources import argument_sizes
-from hetcc.backends.gpu.store import ModuleStore
+from hetcc.store import Store
 
 KERNEL_TIMEOUT_S = 120.0
 _MOST_PER_CHILD = 32
@@ -28,13 +29,14 @@ Progress = Callable[[int, int, str], None]
 """Called with (kernels done, kernels in all, function of the last one)."""
 
 def compile_launches(
-    launches: Sequence[Launch], target: str, *, jobs: int | None = None, store: ModuleStore | None = None,
+    launches: Sequence[Launch], target: str, *, jobs: int | None = None, store: Store | None = None,
     progress: Progress | None = None, package: str = toolchain.PACKAGE, timeout_s: float = KERNEL_TIMEOUT_S,
 ) -> dict[str, CodeObject | Rejected]:
     """Compiles launches for one target; those with equal code digests once.
 
     A kernel that Triton does not take, crashes on or does not finish is ``Rejected`` with the reason, and so is one
-    that needs more shared memory or threads than a block may have; the others are unaffected.
+    that needs more shared memory or threads than a block may have; the others are unaffected. What was rejected
+    before, with the same tools, is not tried again.
 
     Args:
         launches: what to compile; grids and values of scalars do not matter.
@@ -52,7 +54,7 @@ def compile_launches(
         UserError: HET-G001, a target Triton has not, or a kernel module that does not exist.
         ToolError: HET-T001, Triton is not installed.
     """
-    run = _Compilation(toolchain.triton_target(target), package, store or ModuleStore(), progress, timeout_s,
+    run = _Compilation(toolchain.triton_target(target), package, store or Store(), progress, timeout_s,
                        jobs or os.cpu_count() or 1)
     return run.all({launch.code_digest: launch for launch in launches})
 
@@ -71,7 +73,7 @@ def code_key(launch: Launch, target: str, package: str = toolchain.PACKAGE) -> s
 class _Compilation:
     """One call of :func:`compile_launches`."""
 
-    def __init__(self, target: TritonTarget, package: str, store: ModuleStore, progress: Progress | None,
+    def __init__(self, target: TritonTarget, package: str, store: Store, progress: Progress | None,
                  timeout_s: float, jobs: int) -> None:
         self.target = target
         self.package = package
@@ -79,6 +81,10 @@ class _Compilation:
         self.progress = progress
         self.timeout_s = timeout_s
         self.jobs = jobs
+        rules = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+        self.refusals = Refusals(store, timeout_s, repr(target), rules)
+        self.fleeting: set[str] = set()
+        """Digests of launches whose refusal may be otherwise the next time."""
         self.done = 0
         self.total = 0
 
@@ -89,8 +95,9 @@ class _Compilation:
         results: dict[str, CodeObject | Rejected] = {}
         for digest, key in keys.items():
             stored = self.store.get(key)
-            if stored is not None:
-                results[digest] = self._finished(launches[digest], CodeObject.from_bytes(stored))
+            known = CodeObject.from_bytes(stored) if stored is not None else self.refusals.get(key)
+            if known is not None:
+                results[digest] = self._finished(launches[digest], known)
         missing = [digest for digest in launches if digest not in results]
         if missing:
             with tempfile.TemporaryDirectory(prefix="hetcc-triton-") as folder, ThreadPoolExecutor(self.jobs) as pool:
@@ -102,6 +109,8 @@ class _Compilation:
                 result = results[digest] = self._checked(results[digest])
                 if isinstance(result, CodeObject):
                     self.store.put(keys[digest], result.to_bytes())
+                elif digest not in self.fleeting:
+                    self.refusals.put({keys[digest]: result})
         return {digest: results[digest] for digest in launches}
 
     def _finished(self, launch: Launch, result: CodeObject | Rejected) -> CodeObject | Rejected:
@@ -134,6 +143,8 @@ class _Compilation:
                 if reason == "crashed with SIGALRM":
                     reason = f"not finished after {self.timeout_s:g} s"
                 blamed = unsettled.pop(0)
+                if may_pass_again(reason, complained=False):
+                    self.fleeting.add(blamed)
                 results[blamed] = self._finished(launches[blamed], _rejection(reason))
             waiting = unsettled
         return results

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from hetcc.backends.gpu.kernels.launches import TRITON_TYPES, KernelOperation, Launch, LaunchPlan, Scalar, Tensor
-from hetcc.backends.gpu.kernels.operations_scores import INTERPRETER
+from hetcc.backends.gpu.kernels.limits import INTERPRETER
 from hetcc.backends.gpu.memory import numpy_dtype_of
 from hetcc.errors import UserError
 from hetcc.ir import TensorType

@@ -9,12 +9,13 @@ that is latent attention with absorbed projections (one cache head for all query
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Literal
 
 from hetcc.backends.gpu.kernels.attention_tiles import Cut, cut, joining_block, padded
 from hetcc.backends.gpu.kernels.launches import Launch, LaunchPlan, Tensor
-from hetcc.backends.gpu.kernels.operations_scores import FLOATS, INTERPRETER, Constants, require
+from hetcc.backends.gpu.kernels.limits import FLOATS, INTERPRETER, Constants, require
 from hetcc.ir import DType, TensorType
 
 _DENSE, _TOKENS, _BLOCKS = 0, 1, 2
@@ -123,25 +124,30 @@ class _Selection:
         return self.count * self.block
 
 
-@dataclass(frozen=True, slots=True)
-class DecodeAttention:
-    """Attention over the whole cache."""
+class _Attention(ABC):
+    """What the operations share: they differ in which entries a query attends to."""
 
+    __slots__ = ()
     sizes: AttentionSizes
-    options: AttentionOptions = field(default_factory=AttentionOptions)
-    splits: int | None = None
-    """Shares of the entries that run beside each other; None: the plan decides."""
+    options: AttentionOptions
+    splits: int | None
 
     def __post_init__(self) -> None:
+        """Checks the limits.
+
+        Raises:
+            UserError: HET-G001.
+        """
         _check(self.sizes, self.options, self._selection)
 
     @property
+    @abstractmethod
     def _selection(self) -> _Selection:
-        return _Selection(_DENSE, self.sizes.cached, query_block=self.sizes.queries)
+        """The entries."""
 
     @property
     def inputs(self) -> tuple[tuple[str, TensorType], ...]:
-        """Query, cache, and what the options add."""
+        """Query, cache, ``indices`` if entries are selected, and what the options add."""
         return _inputs(self.sizes, self.options, self._selection)
 
     @property
@@ -155,7 +161,21 @@ class DecodeAttention:
 
 
 @dataclass(frozen=True, slots=True)
-class GatherAttention:
+class DecodeAttention(_Attention):
+    """Attention over the whole cache."""
+
+    sizes: AttentionSizes
+    options: AttentionOptions = field(default_factory=AttentionOptions)
+    splits: int | None = None
+    """Shares of the entries that run beside each other; None: the plan decides."""
+
+    @property
+    def _selection(self) -> _Selection:
+        return _Selection(_DENSE, self.sizes.cached, query_block=self.sizes.queries)
+
+
+@dataclass(frozen=True, slots=True)
+class GatherAttention(_Attention):
     """Attention over ``indices[batch, queries, selected]``, or ``[batch, cache heads, queries, selected]``.
 
     An index that is negative or past the cache (or past ``lengths``) is no entry. One listed twice counts twice.
@@ -168,32 +188,15 @@ class GatherAttention:
     per_cache_head: bool = False
     splits: int | None = None
 
-    def __post_init__(self) -> None:
-        _check(self.sizes, self.options, self._selection)
-
     @property
     def _selection(self) -> _Selection:
         heads = (self.sizes.cache_heads,) if self.per_cache_head else ()
         shape = (self.sizes.batch, *heads, self.sizes.queries, self.selected)
         return _Selection(_TOKENS, self.selected, heads=math.prod(heads), type=TensorType(shape, self.index_dtype))
 
-    @property
-    def inputs(self) -> tuple[tuple[str, TensorType], ...]:
-        """Query, cache, ``indices``, and what the options add."""
-        return _inputs(self.sizes, self.options, self._selection)
-
-    @property
-    def outputs(self) -> tuple[tuple[str, TensorType], ...]:
-        """``output [batch, query heads, queries, value size]``."""
-        return self.sizes.output
-
-    def plan(self, target: str) -> LaunchPlan:
-        """Launches for ``target``."""
-        return _plan(self.sizes, self.options, self._selection, self.splits, target)
-
 
 @dataclass(frozen=True, slots=True)
-class BlockSparseAttention:
+class BlockSparseAttention(_Attention):
     """Attention over ``indices[batch, cache heads or 1, query blocks, selected]``, numbers of blocks of the cache.
 
     Indices behave as in :class:`GatherAttention`. The last block of the cache may be short.
@@ -214,7 +217,7 @@ class BlockSparseAttention:
     def __post_init__(self) -> None:
         require(1 <= self.block_size <= 1024, f"blocks hold 1 to 1024 entries, not {self.block_size}")
         require(self.query_block >= 1, f"a query block holds {self.query_block} queries")
-        _check(self.sizes, self.options, self._selection)
+        _Attention.__post_init__(self)
 
     @property
     def _selection(self) -> _Selection:
@@ -222,20 +225,6 @@ class BlockSparseAttention:
         shape = (self.sizes.batch, heads, -(-self.sizes.queries // self.query_block), self.selected)
         return _Selection(_BLOCKS, self.selected, self.block_size, heads, self.query_block,
                           TensorType(shape, self.index_dtype))
-
-    @property
-    def inputs(self) -> tuple[tuple[str, TensorType], ...]:
-        """Query, cache, ``indices``, and what the options add."""
-        return _inputs(self.sizes, self.options, self._selection)
-
-    @property
-    def outputs(self) -> tuple[tuple[str, TensorType], ...]:
-        """``output [batch, query heads, queries, value size]``."""
-        return self.sizes.output
-
-    def plan(self, target: str) -> LaunchPlan:
-        """Launches for ``target``."""
-        return _plan(self.sizes, self.options, self._selection, self.splits, target)
 
 
 def _check(sizes: AttentionSizes, options: AttentionOptions, selection: _Selection) -> None:

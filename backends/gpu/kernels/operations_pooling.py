@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hetcc.backends.gpu.kernels.launches import Launch, LaunchPlan, Tensor
-from hetcc.backends.gpu.kernels.operations_scores import FLOATS, INTERPRETER, checked_target, require
+from hetcc.backends.gpu.kernels.limits import FLOATS, INTERPRETER, checked_target, power_of_two, require
 from hetcc.ir import DType, TensorType
 
 _KINDS = {"mean": 0, "min": 1, "max": 2, "bounds": 3}
@@ -66,9 +66,9 @@ class PagePool:
     def plan(self, target: str) -> LaunchPlan:
         """One launch; programs hold some pages and up to 256 columns."""
         scale = 16 if checked_target(target) == INTERPRETER else 1
-        columns = min(1 << (self.size - 1).bit_length(), 256)
-        entries = min(1 << (self.page - 1).bit_length(), _LONGEST_STEP * scale)
-        pages = max(1, min(_TILE_ELEMENTS * scale // (columns * entries), 1 << (self.pages - 1).bit_length()))
+        columns = min(power_of_two(self.size), 256)
+        entries = min(power_of_two(self.page), _LONGEST_STEP * scale)
+        pages = max(1, min(_TILE_ELEMENTS * scale // (columns * entries), power_of_two(self.pages)))
         roles = [role for role, _ in self.outputs]
         written = [Tensor(role, self.dtype, written=True) for role in (roles[0], roles[-1])]
         launch = Launch(

@@ -6,16 +6,16 @@ import math
 from dataclasses import dataclass, replace
 
 from hetcc.backends.gpu.kernels.launches import Launch, LaunchPlan, Scalar, Tensor
-from hetcc.backends.gpu.kernels.operations_scores import (
+from hetcc.backends.gpu.kernels.limits import (
     EXTENT_LIMIT,
     INTERPRETER,
     PROGRAMS_WANTED,
     Constants,
-    IndexScores,
     checked_target,
     power_of_two,
     require,
 )
+from hetcc.backends.gpu.kernels.operations_scores import IndexScores
 from hetcc.ir import DType, TensorType
 
 K_LIMIT = 4096

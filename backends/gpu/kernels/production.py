@@ -80,6 +80,13 @@ def _attention() -> Iterator[tuple[str, KernelOperation]]:
     yield "decode attention, float32", DecodeAttention(single)
     masked = AttentionOptions(mask=TensorType((1, 1, 1, LONG), _FP32))
     yield "decode attention, masked", DecodeAttention(AttentionSizes(1, 32, 8, 1, LONG, 128, 128, _BF16), masked)
+    grouped, latent = (AttentionSizes(8, 32, 8, 1, LONG, 128, 128, _BF16),
+                       AttentionSizes(8, 128, 1, 1, LONG, 512, 512, _BF16, rope_size=64, shared_value=True))
+    by_sequence = AttentionOptions(mask=TensorType((8, 1, 1, 2048), _BF16))
+    yield "latent gather attention, 8 sequences, masked", GatherAttention(latent, 2048, by_sequence)
+    yield "grouped gather attention, 8 sequences, by head", GatherAttention(grouped, 2048, per_cache_head=True)
+    zeros = AttentionOptions(mask=TensorType((8, 1, 1, LONG), _BF16), masked_rows="zero")
+    yield "decode attention, masked, zeros where nothing is seen", DecodeAttention(grouped, zeros)
 
 
 def _pooling() -> Iterator[tuple[str, KernelOperation]]:

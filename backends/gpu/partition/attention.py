@@ -1,29 +1,25 @@
-"""Recognises attention: a softmax between products, over a whole memory or over what was gathered from it.
+"""Recognises attention by its softmax: between products, over a whole memory or over what was gathered from it.
 
 Scores may be the sum of two products, of a content part and a position part of query and key: that is latent attention
-with its projections absorbed into the query, where the content part is the value too.
+with its projections absorbed into the query, where the content part is the value too. Literal factors may stand on
+either operand of a product, as torch spreads the scale of its fused attention; what that does with queries that see
+nothing (zeros instead of NaN), and its casts to single precision and back, are recognised too.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
 
-from hetcc.backends.gpu.kernels.operations_attention import (
-    AttentionOptions,
-    AttentionSizes,
-    DecodeAttention,
-    GatherAttention,
-)
-from hetcc.backends.gpu.partition.patterns import Chain, Match, Reader, Rows
-from hetcc.errors import UserError
-from hetcc.ir import DType, Node, OperatorClass, TensorType
-
-_Mask = tuple[str, TensorType] | None
+from hetcc.backends.gpu.partition.attended import Attended, Memory, operation_of
+from hetcc.backends.gpu.partition.patterns import Chain, Match, Reader, Rows, is_cast
+from hetcc.ir import DType, Node, Operand, OperatorClass
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class _Around:
     """A softmax, the one or two products in front of it and the one behind."""
 
     scores: Chain
@@ -31,34 +27,12 @@ class _Found:
     second: Node
     nodes: tuple[Node, ...]
     dims: tuple[int, int, int, int]
-    """Extents of the scores: batch, heads, queries, entries."""
+    masked_rows: Literal["nan", "zero"]
 
     @property
     def rows(self) -> int:
         """Queries of all heads and sequences."""
         return math.prod(self.dims[:3])
-
-
-@dataclass(frozen=True, slots=True)
-class _Memory:
-    """Where keys and values are, and the queries that go with each part of a key."""
-
-    queries: tuple[str, ...]
-    keys: tuple[Rows, ...]
-    values: Rows
-    widths: tuple[int, ...]
-    """Elements of each part of a key."""
-
-    @property
-    def tables(self) -> dict[str, Rows]:
-        """Distinct stacks by role; a key that is the value is there once."""
-        named = {"keys": self.keys[0], **({"keys_rope": self.keys[1]} if len(self.keys) > 1 else {})}
-        return named if self.shared else named | {"values": self.values}
-
-    @property
-    def shared(self) -> bool:
-        """Whether the first part of a key is the value."""
-        return len(self.keys) > 1 and self.keys[0] == self.values
 
 
 def match_attention(reader: Reader, softmax: Node, minimum_entries: int) -> Match | None:
@@ -69,44 +43,103 @@ def match_attention(reader: Reader, softmax: Node, minimum_entries: int) -> Matc
         softmax: a node of that class.
         minimum_entries: attention over fewer entries is left to the general compiler.
     """
-    found = _around(reader, softmax)
-    if found is None or found.dims[-1] < minimum_entries:
+    around = _around(reader, softmax)
+    if around is None or around.dims[-1] < minimum_entries:
         return None
-    mask = reader.mask(found.scores, found.dims) if found.scores.mask else None
-    if found.scores.mask and (mask is None or mask[1].shape[2] != found.dims[2]):
+    mask = reader.mask(around.scores, around.dims) if around.scores.mask else None
+    if around.scores.mask and (mask is None or mask[1].shape[2] != around.dims[2]):
         return None
-    memory = _memory(reader, found)
-    if memory is None:
-        return None
-    try:
-        return _gathered(reader, found, memory, mask) or _whole(reader, found, memory, mask)
-    except UserError:  # the kernels do not take these sizes or types
-        return None
+    for output, passed in _results(reader, around.second):
+        found = _memory(reader, around, reader.dtype(output))
+        if found is not None:
+            memory, factor = found
+            return operation_of(reader, Attended(around.dims, (*around.nodes, *passed), output, memory,
+                                                 around.scores.scale * factor, mask, around.masked_rows))
+    return None
 
 
-def _around(reader: Reader, softmax: Node) -> _Found | None:
+def _around(reader: Reader, softmax: Node) -> _Around | None:
     shape = reader.shape(softmax.outputs[0])
     if len(shape) < 2 or softmax.integer("axis") != len(shape) - 1:
         return None
     scores = reader.walk(softmax.inputs[0])
     products = _products(reader, scores.origin)
-    passed, second = reader.forward(softmax.outputs[0])
-    if products is None or second is None or second.operator_class is not OperatorClass.MATMUL:
+    behind = _behind(reader, softmax)
+    if products is None or behind is None:
         return None
-    weights = passed[-1].outputs[0] if passed else softmax.outputs[0]
+    passed, weights, second, masked_rows = behind
     if second.operand("bias") is not None or reader.sides(second)[0] != weights:
         return None
     dims = (math.prod(shape[:-3]), shape[-3] if len(shape) > 2 else 1, shape[-2], shape[-1])
     inner, summed = products
     nodes = (*scores.nodes, *summed, *inner, softmax, *passed, second)
-    found = _Found(scores, inner, second, nodes, dims)
-    stacked = all(reader.shape(product.outputs[0])[-1] == dims[3] and _rows(reader, product) == found.rows
-                  for product in inner) and _rows(reader, second) == found.rows
-    return found if stacked and reader.encloses(nodes, second.outputs) else None
+    around = _Around(scores, inner, second, nodes, dims, masked_rows)
+    stacked = all(reader.shape(product.outputs[0])[-1] == dims[3] and _rows(reader, product) == around.rows
+                  for product in inner) and _rows(reader, second) == around.rows
+    return around if stacked else None
 
 
 def _rows(reader: Reader, product: Node) -> int:
     return math.prod(reader.shape(product.outputs[0])[:-1])
+
+
+def _behind(reader: Reader, softmax: Node,
+            ) -> tuple[tuple[Node, ...], str, Node, Literal["nan", "zero"]] | None:
+    """The nodes between the softmax and the product behind it, their last value, that product, and what they do."""
+    weights = softmax.outputs[0]
+    passed, second = reader.forward(weights)
+    zeroing: tuple[Node, ...] = ()
+    if second is not None and second.attribute("function") == "where":
+        weights = passed[-1].outputs[0] if passed else weights
+        found = _zeroing(reader, softmax, second, weights)
+        if found is None:
+            return None
+        zeroing, weights = (*passed, *found, second), second.outputs[0]
+        passed, second = reader.forward(weights)
+    if second is None or second.operator_class is not OperatorClass.MATMUL:
+        return None
+    last = passed[-1].outputs[0] if passed else weights
+    return (*zeroing, *passed), last, second, "zero" if zeroing else "nan"
+
+
+def _zeroing(reader: Reader, softmax: Node, chooser: Node, weights: str) -> tuple[Node, ...] | None:
+    """The test in ``where(every score of the row is -inf, 0, weights)``."""
+    if chooser.arguments != (Operand(0), Operand(1), Operand(2)) or chooser.inputs[2] != weights \
+            or reader.shape(chooser.outputs[0]) != reader.shape(weights):
+        return None
+    zero = reader.graph.producer.get(chooser.inputs[1])
+    if zero is None or zero.attribute("function") != "full" or zero.inputs or not _is_zero(zero):
+        return None
+    test: list[Node] = []
+    value = chooser.inputs[0]
+    for function in ("not", "any", "not", "eq"):
+        node = reader.graph.producer.get(value)
+        if node is None or node.attribute("function") != function or len(node.inputs) != 1:
+            return None
+        test.append(node)
+        value = node.inputs[0]
+    last = len(reader.shape(value)) - 1
+    whole_rows = test[1].attribute("axes") == (last,) and test[1].attribute("keepdims") is True
+    return tuple(test) if whole_rows and test[3].arguments == (Operand(0), -math.inf) and (
+        value == softmax.inputs[0]) else None
+
+
+def _is_zero(created: Node) -> bool:
+    """Whether a node without inputs makes zeros: its value is the last of its arguments."""
+    number = created.arguments[-1] if created.arguments else None
+    return isinstance(number, int | float) and not isinstance(number, bool) and number == 0
+
+
+def _results(reader: Reader, second: Node) -> Iterator[tuple[str, tuple[Node, ...]]]:
+    """What may be taken as the result: the product cast to a narrower type, if it is that and nothing else; itself."""
+    product = second.outputs[0]
+    passed, _ = reader.forward(product)
+    casts = [place for place, node in enumerate(passed) if is_cast(node)]
+    if casts and reader.dtype(product) is DType.FLOAT32:
+        narrowed = passed[:casts[0] + 1]
+        if reader.dtype(narrowed[-1].outputs[0]) in (DType.FLOAT16, DType.BFLOAT16):
+            yield narrowed[-1].outputs[0], narrowed
+    yield product, ()
 
 
 def _products(reader: Reader, origin: str) -> tuple[tuple[Node, ...], tuple[Node, ...]] | None:
@@ -124,100 +157,32 @@ def _products(reader: Reader, origin: str) -> tuple[tuple[Node, ...], tuple[Node
     return (found[0], found[1]), (adding, *parts[0].nodes, *parts[1].nodes)
 
 
-def _memory(reader: Reader, found: _Found) -> _Memory | None:
-    """Queries, keys and values of the type of the result; keys and values have as many heads."""
-    dtype = reader.dtype(found.second.outputs[0])
-    values = reader.matrices(reader.sides(found.second)[1], transposed=False, dtype=dtype)
+def _memory(reader: Reader, around: _Around, dtype: DType) -> tuple[Memory, float] | None:
+    """Queries, keys and values of the result's type, and the factor on them; keys and values have as many heads."""
+    values = reader.matrices(reader.sides(around.second)[1], transposed=False, dtype=dtype)
     if values is None:
         return None
     parts: list[tuple[str, Rows, int]] = []
-    for product in found.products:
+    factors: set[float] = set()
+    for product in around.products:
         query, keys = reader.sides(product)
-        base, rows = reader.in_order(query, dtype), reader.matrices(keys, transposed=True, dtype=dtype)
-        if base is None or rows is None or not _fits(reader, found, product, rows, values):
+        base = reader.scaled_in_order(query, dtype)
+        rows = reader.matrices(keys, transposed=True, dtype=dtype, scaled=True)
+        if base is None or rows is None or not _fits(reader, around, product, rows, values):
             return None
-        parts.append((base, rows, reader.shape(query)[-1]))
+        parts.append((base[0], replace(rows, factor=1.0), reader.shape(query)[-1]))
+        factors.add(base[1] * rows.factor)
+    if len(factors) != 1:
+        return None
     # The part of a key that is the value comes first, else the longer one.
     parts.sort(key=lambda part: (part[1] != values, -part[2]))
-    return _Memory(tuple(part[0] for part in parts), tuple(part[1] for part in parts), values,
-                   tuple(part[2] for part in parts))
+    return Memory(tuple(part[0] for part in parts), tuple(part[1] for part in parts), values,
+                  tuple(part[2] for part in parts)), factors.pop()
 
 
-def _fits(reader: Reader, found: _Found, product: Node, keys: Rows, values: Rows) -> bool:
+def _fits(reader: Reader, around: _Around, product: Node, keys: Rows, values: Rows) -> bool:
     """Whether each matrix of keys serves whole heads of one sequence, the same as its matrix of values."""
-    batch, _, queries, _ = found.dims
+    batch, _, queries, _ = around.dims
     served = reader.shape(product.outputs[0])[-2] * keys.repeats
     return (keys.stack == values.stack and keys.stack % batch == 0 and served % queries == 0
-            and keys.stack * served == found.rows)
-
-
-def _sizes(reader: Reader, found: _Found, memory: _Memory, cached: int) -> AttentionSizes:
-    batch, heads, queries, _ = found.dims
-    output = found.second.outputs[0]
-    return AttentionSizes(batch, heads, memory.values.stack // batch, queries, cached, memory.widths[0],
-                          reader.shape(output)[-1], reader.dtype(output),
-                          memory.widths[1] if len(memory.widths) > 1 else 0, memory.shared)
-
-
-def _match(operation: DecodeAttention | GatherAttention, found: _Found, memory: _Memory, tables: dict[str, str],
-           mask: _Mask, extra: tuple[Node, ...] = ()) -> Match:
-    inputs = {"query": memory.queries[0], **tables}
-    if len(memory.queries) > 1:
-        inputs["query_rope"] = memory.queries[1]
-    if mask is not None:
-        inputs["mask"] = mask[0]
-    return Match(operation, tuple(dict.fromkeys(node.name for node in (*extra, *found.nodes))), tuple(inputs.items()),
-                 (("output", found.second.outputs[0]),))
-
-
-def _options(found: _Found, mask: _Mask) -> AttentionOptions:
-    return AttentionOptions(scale=found.scores.scale, mask=mask[1] if mask else None)
-
-
-def _whole(reader: Reader, found: _Found, memory: _Memory, mask: _Mask) -> Match:
-    operation = DecodeAttention(_sizes(reader, found, memory, found.dims[-1]), _options(found, mask))
-    return _match(operation, found, memory, {role: rows.base for role, rows in memory.tables.items()}, mask)
-
-
-def _gathered(reader: Reader, found: _Found, memory: _Memory, mask: _Mask) -> Match | None:
-    """Attention whose keys and values are rows of a memory at the same indices, for one query of one sequence."""
-    if found.dims[0] != 1 or found.dims[2] != 1:
-        return None
-    gathers: dict[str, Node] = {}
-    for role, rows in memory.tables.items():
-        node = reader.graph.producer.get(rows.base)
-        if node is None or node.attribute("mode") != "rows":
-            return None
-        gathers[role] = node
-    nodes = tuple(dict.fromkeys(gathers.values()))
-    extents = {_entries(reader, node, memory.values.stack) for node in nodes}
-    indices = {reader.in_order(str(node.operand("indices"))) for node in nodes}
-    if len(extents) != 1 or len(indices) != 1 or None in extents | indices:
-        return None
-    if not reader.encloses((*nodes, *found.nodes, *_views_after(reader, nodes)), found.second.outputs):
-        return None
-    index, extent = str(indices.pop()), int(extents.pop() or 0)
-    index_dtype: DType = reader.dtype(index)
-    operation = GatherAttention(_sizes(reader, found, memory, extent), found.dims[-1], _options(found, mask),
-                                index_dtype)
-    tables = {role: reader.in_order(str(node.operand("data"))) or "" for role, node in gathers.items()}
-    return _match(operation, found, memory, tables | {"indices": index}, mask, nodes)
-
-
-def _entries(reader: Reader, gather: Node, heads: int) -> int | None:
-    """Entries of the memory ``[..., entries, channels]`` that rows are taken from, one matrix per head."""
-    shape = reader.shape(str(gather.operand("data")))
-    axis = gather.integer("axis")
-    return shape[axis] if axis == len(shape) - 2 and math.prod(shape[:axis]) == heads else None
-
-
-def _views_after(reader: Reader, nodes: tuple[Node, ...]) -> tuple[Node, ...]:
-    """Views of what the nodes make, and views of those."""
-    found: dict[str, Node] = {}
-    stack = [value for node in nodes for value in node.outputs]
-    while stack:
-        for node in reader.graph.consumers_of(stack.pop()):
-            if node.operator_class is OperatorClass.VIEW and node.name not in found:
-                found[node.name] = node
-                stack.extend(node.outputs)
-    return tuple(found.values())
+            and keys.stack * served == around.rows)

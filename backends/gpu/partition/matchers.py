@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from hetcc.backends.gpu.partition.attention import match_attention
+from hetcc.backends.gpu.partition.attention_node import match_attention_node
 from hetcc.backends.gpu.partition.patterns import Match, Reader
 from hetcc.backends.gpu.partition.selection import match_selection
 from hetcc.ir import Graph, Node, OperatorClass
@@ -14,6 +15,7 @@ MINIMUM_ENTRIES = 257
 _MATCHERS: Mapping[OperatorClass, Callable[[Reader, Node, int], Match | None]] = {
     OperatorClass.TOPK: match_selection,
     OperatorClass.SOFTMAX: match_attention,
+    OperatorClass.ATTENTION: match_attention_node,
 }
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from hetcc.backends.gpu.kernels.launches import KernelOperation
-from hetcc.backends.gpu.partition.strides import Strided, broadcast, is_dense, looks_of
-from hetcc.ir import Argument, DType, Graph, Node, Operand, OperatorClass, TensorType
+from hetcc.backends.gpu.partition.strides import Strided, broadcast, is_dense, literal_factor, looks_of
+from hetcc.ir import DType, Graph, Node, OperatorClass, TensorType
 
 _RESHAPES = frozenset({"reshape", "unsqueeze", "squeeze", "alias"})
 """Views that leave the elements in their order."""
@@ -47,6 +47,8 @@ class Rows:
     base: str
     stack: int
     repeats: int
+    factor: float = 1.0
+    """What every element is multiplied by."""
 
 
 class Reader:
@@ -133,10 +135,13 @@ class Reader:
             passed.append(readers[0])
             value = readers[0].outputs[0]
 
-    def find(self, value: str, wanted: Callable[[Strided], Found | None],
-             dtype: DType | None = None) -> tuple[str, Found] | None:
-        """The farthest tensor (of ``dtype``) that ``value`` views and that suits, and what ``wanted`` says of it."""
-        for look in looks_of(self.graph, value):
+    def find(self, value: str, wanted: Callable[[Strided], Found | None], dtype: DType | None = None, *,
+             scaled: bool = False) -> tuple[str, Found] | None:
+        """The farthest tensor (of ``dtype``) that ``value`` views and that suits, and what ``wanted`` says of it.
+
+        With ``scaled`` literal factors may stand between the two; ``wanted`` finds their product in the look.
+        """
+        for look in looks_of(self.graph, value, scaled=scaled):
             answer = wanted(look) if dtype in (None, self.dtype(look.base)) else None
             if answer is not None:
                 return look.base, answer
@@ -148,16 +153,24 @@ class Reader:
 
     def in_order(self, value: str, dtype: DType | None = None) -> str | None:
         """The tensor that holds the elements of ``value`` in their order: what it is a reshape of, or itself."""
-        found = self.find(value, lambda look: (
-            True if not look.offset and is_dense(look.factors, self.elements(look.base)) else None), dtype)
+        found = self.scaled_in_order(value, dtype, scaled=False)
         return found[0] if found else None
 
-    def matrices(self, value: str, *, transposed: bool, dtype: DType | None = None) -> Rows | None:
+    def scaled_in_order(self, value: str, dtype: DType | None = None, *, scaled: bool = True,
+                        ) -> tuple[str, float] | None:
+        """The same, with the number that each of its elements is multiplied by to make ``value``."""
+        return self.find(value, lambda look: (
+            look.scale if not look.offset and is_dense(look.factors, self.elements(look.base)) else None), dtype,
+            scaled=scaled)
+
+    def matrices(self, value: str, *, transposed: bool, dtype: DType | None = None,
+                 scaled: bool = False) -> Rows | None:
         """The stack of matrices that the last two axes of ``value`` run through, the last axes swapped if asked.
 
-        Matrices may repeat: each is used for several neighbours of the stack in turn (grouped heads, queries).
+        Matrices may repeat: each is used for several neighbours of the stack in turn (grouped heads, queries). With
+        ``scaled`` they may be multiplied by literal factors on the way.
         """
-        def wanted(look: Strided) -> tuple[int, int] | None:
+        def wanted(look: Strided) -> tuple[int, int, float] | None:
             if look.offset or len(look.axes) < 2:
                 return None
             stack = [factor for axis in look.axes[:-2] for factor in axis if factor[0] != 1]
@@ -170,9 +183,9 @@ class Reader:
             count = 1
             for extent, _ in stack:
                 count *= extent
-            return count, repeats
+            return count, repeats, look.scale
 
-        found = self.find(value, wanted, dtype)
+        found = self.find(value, wanted, dtype, scaled=scaled)
         return Rows(found[0], *found[1]) if found else None
 
     def mask(self, chain: Chain, dims: tuple[int, ...]) -> tuple[str, TensorType] | None:
@@ -192,28 +205,6 @@ class Reader:
                        for output in hidden)
 
 
-def literal_factor(node: Node) -> float | None:
-    """The number that an element-wise node multiplies its one tensor by."""
-    function = node.attribute("function")
-    if function not in ("mul", "div") or len(node.inputs) != 1 or len(node.arguments) != 2 or node.keywords:
-        return None
-    terms = node.arguments if node.arguments[0] == Operand(0) or function == "div" else node.arguments[::-1]
-    number = _number(terms[1])
-    if terms[0] != Operand(0) or not number:
-        return None
-    return number if function == "mul" else 1.0 / number
-
-
-def _number(argument: Argument) -> float | None:
-    """A literal number; ONNX writes it as a tensor: (element type, shape, elements)."""
-    if isinstance(argument, tuple) and len(argument) == 3 and isinstance(argument[0], DType) and \
-            isinstance(argument[2], tuple) and len(argument[2]) == 1:
-        argument = argument[2][0]
-    return float(argument) if isinstance(argument, int | float) and not isinstance(argument, bool) else None
-
-
 def is_cast(node: Node) -> bool:
     """Whether the node only changes the element type."""
     return node.attribute("function") == "cast" and len(node.inputs) == 1
-
-

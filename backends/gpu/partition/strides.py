@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from hetcc.ir import DType, Graph, Node, OperatorClass
+from hetcc.ir import Argument, DType, Graph, Node, Operand, OperatorClass
 
 Factor = tuple[int, int]
 """Extent and stride in elements; stride 0 repeats."""
@@ -28,6 +28,8 @@ class Strided:
     """The value that is looked at; not a view itself."""
     axes: tuple[Factors, ...]
     offset: int = 0
+    scale: float = 1.0
+    """What the elements are multiplied by on the way."""
 
     @property
     def factors(self) -> Factors:
@@ -77,15 +79,17 @@ def is_dense(factors: Sequence[Factor], elements: int) -> bool:
     return expected == 1
 
 
-def looks_of(graph: Graph, value: str) -> Iterator[Strided]:
+def looks_of(graph: Graph, value: str, *, scaled: bool = False) -> Iterator[Strided]:
     """``value`` as a look at everything it is a view of, the farthest first and itself last.
 
     Casts that keep every number count as views: a kernel that computes in the wider type may read the narrower tensor.
+    So do, if ``scaled``, products with a literal.
     """
     chain: list[tuple[Node, str]] = []
     here = value
     while (node := graph.producer.get(here)) is not None and (
-            node.operator_class is OperatorClass.VIEW or _widens(graph, node)):
+            node.operator_class is OperatorClass.VIEW or _widens(graph, node)
+            or (scaled and literal_factor(node) is not None)):
         chain.append((node, here))
         here = node.inputs[0]
     for start in range(len(chain), -1, -1):
@@ -95,7 +99,8 @@ def looks_of(graph: Graph, value: str) -> Iterator[Strided]:
             if node.operator_class is OperatorClass.VIEW:
                 look = _viewed(graph, node, result, look) if look is not None else None
         if look is not None:
-            yield look
+            factors = (literal_factor(node) for node, _ in chain[:start])
+            yield replace(look, scale=math.prod(factor for factor in factors if factor is not None))
 
 
 def broadcast(look: Strided, shape: Sequence[int], dims: Sequence[int], elements: int) -> tuple[int, ...] | None:
@@ -171,3 +176,23 @@ def _part(source: Strided, axis: int, start: int, step: object, extent: int) -> 
     stride = factors[0][1] if factors else 0
     return Strided(source.base, (*source.axes[:axis], ((extent, stride * step),), *source.axes[axis + 1:]),
                    source.offset + start * stride)
+
+
+def literal_factor(node: Node) -> float | None:
+    """The number that an element-wise node multiplies its one tensor by."""
+    function = node.attribute("function")
+    if function not in ("mul", "div") or len(node.inputs) != 1 or len(node.arguments) != 2 or node.keywords:
+        return None
+    terms = node.arguments if node.arguments[0] == Operand(0) or function == "div" else node.arguments[::-1]
+    number = _number(terms[1])
+    if terms[0] != Operand(0) or not number:
+        return None
+    return number if function == "mul" else 1.0 / number
+
+
+def _number(argument: Argument) -> float | None:
+    """A literal number; ONNX writes it as a tensor: (element type, shape, elements)."""
+    if isinstance(argument, tuple) and len(argument) == 3 and isinstance(argument[0], DType) and \
+            isinstance(argument[2], tuple) and len(argument[2]) == 1:
+        argument = argument[2][0]
+    return float(argument) if isinstance(argument, int | float) and not isinstance(argument, bool) else None
