@@ -10,6 +10,7 @@ from typing import Any
 
 from hetcc import planning
 from hetcc.capture.short import ShortCapture
+from hetcc.copies import in_copies
 from hetcc.ir import Stage
 from hetcc.options import CompileOptions, PlacementChoice
 from hetcc.passes.estimate import CostTable, DeviceSet
@@ -104,16 +105,21 @@ def _predict_all(sizes: Sizes, options: CompileOptions, devices: DeviceSet, rang
                  samples: int, progress: Callable[[str], None]) -> list[Prediction]:
     batches, contexts = ranges
     whole: dict[tuple[str, ...], WholeModel] = {}
+    pairs = [(batch, context) for batch in batches for context in contexts]
+
+    def predicted(place: int) -> Prediction:
+        model = sizes.at(pairs[place])
+        # Names of nodes may hold sizes, so captures of one structure may still differ in them.
+        structure = tuple(node.name for node in model.tagged.graph.nodes)
+        if structure not in whole:
+            whole[structure] = WholeModel(model, devices, options.choice.objective)
+        return _predict(model, whole[structure], devices, options.choice, pairs[place], samples)
+
     found = []
-    for batch in batches:
-        for context in contexts:
-            progress(f"pricing: batch {batch}, context {context}")
-            model = sizes.at((batch, context))
-            # Names of nodes may hold sizes, so captures of one structure may still differ in them.
-            structure = tuple(node.name for node in model.tagged.graph.nodes)
-            if structure not in whole:
-                whole[structure] = WholeModel(model, devices, options.choice.objective)
-            found.append(_predict(model, whole[structure], devices, options.choice, (batch, context), samples))
+    progress(f"pricing: {len(pairs)} sizes")
+    for prediction in in_copies(predicted, len(pairs)):
+        found.append(prediction)
+        progress(f"priced: batch {prediction.batch}, context {prediction.context}, {len(found)} of {len(pairs)}")
     return found
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from hetcc.cost_model.price import WorkItem
+from hetcc.cost_model.price import Price, WorkItem
 from hetcc.cost_model.reuse import Recent, Touches
 from hetcc.cost_model.work import Work, storage_of, works_of
 from hetcc.ir import Graph, Stage
@@ -45,7 +45,7 @@ class WholeModel:
     def __init__(self, model: SizedModel, devices: DeviceSet, objective: Objective) -> None:
         self.devices = devices
         self.objective = objective
-        short = estimate(model.tagged.graph, model.clustering, devices, objective)
+        short = estimate(model.tagged.graph, model.clustering, devices, objective, _Unpriced(devices))
         self.expansion = Expansion(short.problem, model.container, model.layer_of)
         self._touches: tuple[object, Touches] | None = None
         """Last used: what the clusters of the short model read, and what follows for the whole one."""
@@ -54,9 +54,9 @@ class WholeModel:
     def table(self, model: SizedModel) -> CostTable:
         """The priced problem at a size of the same structure."""
         prices = PriceList(self.devices)
-        short = estimate(model.tagged.graph, model.clustering, self.devices, self.objective, prices)
         if not self.expansion.layer_of:
-            return short
+            return estimate(model.tagged.graph, model.clustering, self.devices, self.objective, prices)
+        short = estimate(model.tagged.graph, model.clustering, self.devices, self.objective, _Unpriced(self.devices))
         estimates = self._estimates(model, short, prices)
         profiles = {name: profile for name, profile in self.devices.profiles.items() if name != HOST}
         own = short.problem
@@ -167,6 +167,15 @@ class WholeModel:
         home = outside if layer is None else layer + owner - layer_of[layer]
         renamed = self.expansion.renamed(name, owner, home)
         return renamed if renamed != name or owner == home else f"{name}@{home}"
+
+
+class _Unpriced(PriceList):
+    """Prices of no work, where only which devices take a cluster is asked: whole models have reads of other ages."""
+
+    def of(self, items: tuple[WorkItem, ...], device: str) -> Price:
+        """The price of nothing."""
+        del items
+        return super().of((), device)
 
 
 def _touched(group: NodeGroup, graph: Graph) -> dict[str, None]:

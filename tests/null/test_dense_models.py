@@ -6,8 +6,8 @@ import pytest
 
 from corpus.checks import HISTORIES, TinyBundles, check_decode, check_greedy, check_prefill, check_routing_is_not_memory
 
-MODELS = ("llama", pytest.param("qwen3", marks=pytest.mark.slow), "gpt_oss", "mixtral",
-          pytest.param("mamba2", marks=pytest.mark.slow))
+MODELS = ("llama", pytest.param("qwen3", marks=pytest.mark.slow), "gpt_oss",
+          pytest.param("mixtral", marks=pytest.mark.slow), pytest.param("mamba2", marks=pytest.mark.slow))
 
 
 @pytest.mark.parametrize("seed", HISTORIES)

@@ -119,8 +119,10 @@ def test_no_tile_takes_more_than_the_bound() -> None:
 
 
 def test_a_proof_is_told_from_draws() -> None:
-    """Where one device is better whatever the numbers, it is proved; a placement nobody would choose is neither."""
-    table, placement, devices = judged(context=4 << 20, baseline="tuned")
+    """Where one device is better whatever the numbers, it is proved (so many rows are more than the FPGA takes); a
+    placement nobody would choose is neither.
+    """
+    table, placement, devices = judged(context=1 << 26, baseline="tuned")
     sure = robustness(table, placement, devices, 4)
     assert sure.proved and sure.samples == 0 and (sure.stays_optimal, sure.low, sure.high) == (1.0, 1.0, 1.0)
     assert _Judge(table, placement, devices).stays(drawn(_Judge(table, placement, devices)), POINTS).all()
@@ -128,7 +130,7 @@ def test_a_proof_is_told_from_draws() -> None:
     worse = robustness(table, placement, devices, 6)
     assert not worse.proved and worse.samples == 6 and worse.stays_optimal < 1 and worse.high < 1
     assert worse == robustness(table, placement, devices, 6)
-    table, placement, devices = judged(context=4 << 20, baseline="tuned", energy_weight=1e-9)
+    table, placement, devices = judged(context=1 << 26, baseline="tuned", energy_weight=1e-9)
     assert not robustness(table, placement, devices, 4).proved, "the ends of energies are not proved to be such"
 
 

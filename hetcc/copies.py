@@ -1,0 +1,57 @@
+"""Independent work on all processors, in copies of this process.
+
+For work in plain Python on data that is there already: a copy (``fork``) has it at no cost, and only results travel.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.reduction import ForkingPickler
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+_works: dict[int, Callable[[int], Any]] = {}
+"""What copies do, by who asked; a copy finds it here because it is one."""
+
+
+def in_copies(work: Callable[[int], Result], count: int, least: int = 8) -> Iterator[Result]:
+    """``work(0)`` to ``work(count - 1)``, in order.
+
+    Args:
+        work: does one piece; must not start threads, nor need what other threads of this process hold.
+        count: how many pieces there are.
+        least: fewer pieces are done here, and so are all on a single processor. What a copy failed on is done here
+            too, so that errors are raised as if there were no copies.
+    """
+    processes = min(len(os.sched_getaffinity(0)), count)
+    if count < least or processes < 2:
+        yield from map(work, range(count))
+        return
+    ForkingPickler.register(MappingProxyType, _proxy_parts)
+    key = id(work)
+    _works[key] = work
+    try:
+        with ProcessPoolExecutor(processes, multiprocessing.get_context("fork")) as pool:
+            for place, future in enumerate([pool.submit(_piece, key, place) for place in range(count)]):
+                yield future.result() if future.exception() is None else work(place)
+    finally:
+        del _works[key]
+
+
+def _piece(key: int, place: int) -> Any:
+    return _works[key](place)
+
+
+def _proxy_parts(proxy: MappingProxyType[Any, Any]) -> tuple[Any, ...]:
+    return _proxy, (dict(proxy),)
+
+
+def _proxy(entries: dict[Any, Any]) -> MappingProxyType[Any, Any]:
+    return MappingProxyType(entries)
+
+
+__all__ = ["in_copies"]
