@@ -81,10 +81,11 @@ class GpuProgram:
         arguments = tuple((name, name in copied) for name in interface_of(program))
         results = tuple((name, program.type_of(name).dtype) for name in result_names_of(program))
 
+        invoke, keep, count = self.memory.call, self.memory.keep, len(results)
+
         def run() -> None:
-            views = self.memory.call(module, arguments, len(results))
-            for (name, dtype), view in zip(results, views, strict=True):
-                self.memory.keep(name, view, dtype)
+            for (name, dtype), view in zip(results, invoke(module, arguments, count), strict=True):
+                keep(name, view, dtype)
 
         return run
 

@@ -20,11 +20,13 @@ from hetcc.runtime.counters import Counter, check_room, counters_of
 from hetcc.runtime.devices import RuntimeDevice
 from hetcc.runtime.engines import Engines
 from hetcc.runtime.real_gpu import launch_failed
-from hetcc.runtime.trace import RunTrace, StepRecord
+from hetcc.runtime.trace import NOT_COUNTED, RunTrace, StepRecord
 from hetcc.runtime.weights import WeightFiles
 from hetcc.stopwatch import silent
 
 Array = numpy.ndarray
+_Step = Callable[[TorchUse | None], StepRecord]
+"""Told where torch operators are counted, if they are."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class _LoadedPhase:
     home: Mapping[str, str]
     """Device on which each launched value is."""
     counters: tuple[Counter, ...]
-    steps: tuple[Callable[[TorchUse], StepRecord], ...] = ()
+    steps: tuple[_Step, ...] = ()
 
 
 class Session:
@@ -120,12 +122,13 @@ class Session:
                             fix=f"it has {', '.join(sorted(self.cache_device)[:4])} ...")
         return self.devices[self.cache_device[name]].get(name)
 
-    def run(self, phase: str, inputs: Mapping[str, Array]) -> RunTrace:
+    def run(self, phase: str, inputs: Mapping[str, Array], *, counting: bool = True) -> RunTrace:
         """One step of a phase; caches are updated.
 
         Args:
             phase: name of the phase.
             inputs: array for each input of the phase, of its shape and type.
+            counting: whether every torch operator is counted, which ``RunTrace.coverage`` rests on; it takes time.
 
         Raises:
             UserError: HET-B005 unknown phase; HET-R002 wrong inputs, or no room in the caches.
@@ -135,8 +138,11 @@ class Session:
         self._feed(loaded, inputs)
         check_room(loaded.counters, self._counts, phase)
         self._move_caches(loaded)
-        with torch_guard() as torch_use:
-            records = [step(torch_use) for step in loaded.steps]
+        if counting:
+            with torch_guard() as torch_use:
+                records = [step(torch_use) for step in loaded.steps]
+        else:
+            records = [step(None) for step in loaded.steps]
         home = loaded.home
         outputs = {spec.name: self.devices[home[spec.name]].get(spec.name) for spec in loaded.plan.outputs}
         observed = {name: self.devices[home[name]].get(name) for name in loaded.plan.observed if name in home}
@@ -161,7 +167,7 @@ class Session:
             if home != cache.device:
                 self.write_cache(cache.name, self.devices[home].get(cache.name), cache.device)
 
-    def _prepared(self, loaded: _LoadedPhase, position: int) -> Callable[[TorchUse], StepRecord]:
+    def _prepared(self, loaded: _LoadedPhase, position: int) -> _Step:
         """A step with all it needs looked up, because launches are counted in microseconds."""
         step = loaded.plan.steps[position]
         if isinstance(step, LaunchStep):
@@ -171,15 +177,15 @@ class Session:
         assert isinstance(step, CommitStep)
         return self._commit(loaded, position, step)
 
-    def _launch(self, loaded: _LoadedPhase, position: int, step: LaunchStep) -> Callable[[TorchUse], StepRecord]:
+    def _launch(self, loaded: _LoadedPhase, position: int, step: LaunchStep) -> _Step:
         spec = loaded.regions[step.region]
         launch, key = self.devices[spec.device].launch, f"{loaded.plan.phase}/{step.region}"
         where = f"{step.region}: {spec.nodes[0]} ... {spec.nodes[-1]}"
         region, on, flops, moved = step.region, spec.device, spec.flops, spec.bytes_read + spec.bytes_written
         clock = time.perf_counter
 
-        def run(torch_use: TorchUse) -> StepRecord:
-            before, start = torch_use.count, clock()
+        def run(torch_use: TorchUse | None) -> StepRecord:
+            before, start = torch_use.count if torch_use else 0, clock()
             try:
                 evidence = launch(key)
             except ToolError as error:
@@ -190,25 +196,26 @@ class Session:
                 raise InternalError("HET-I001", f"step {position} failed on the {spec.device}: {error}",
                                     where=where) from error
             return StepRecord(position, "launch", region, on, clock() - start, evidence.engine, flops, moved,
-                              evidence.stages_executed, torch_use.count - before, evidence.simulated_cycles)
+                              evidence.stages_executed, torch_use.count - before if torch_use else NOT_COUNTED,
+                              evidence.simulated_cycles)
 
         return run
 
-    def _transfer(self, position: int, step: TransferStep) -> Callable[[TorchUse], StepRecord]:
+    def _transfer(self, position: int, step: TransferStep) -> _Step:
         source, destination = self.devices[step.source], self.devices[step.destination]
 
-        def run(_: TorchUse) -> StepRecord:
+        def run(_: TorchUse | None) -> StepRecord:
             start = time.perf_counter()
             destination.put(step.value, source.get(step.value))
             return StepRecord(position, "transfer", step.value, step.destination, time.perf_counter() - start)
 
         return run
 
-    def _commit(self, loaded: _LoadedPhase, position: int, step: CommitStep) -> Callable[[TorchUse], StepRecord]:
+    def _commit(self, loaded: _LoadedPhase, position: int, step: CommitStep) -> _Step:
         home = next(cache.device for cache in loaded.plan.caches if cache.name == step.cache)
         device, holder = self.devices[step.device], self.devices[home]
 
-        def run(_: TorchUse) -> StepRecord:
+        def run(_: TorchUse | None) -> StepRecord:
             start = time.perf_counter()
             device.rename(step.value, step.cache)
             if home != step.device:

@@ -13,6 +13,7 @@ from hetcc.plan.plan import PhasePlan
 
 REQUIRED_FLOPS = 0.95
 REQUIRED_BYTES = 0.90
+NOT_COUNTED = -1
 
 
 class StepRecord(NamedTuple):
@@ -28,7 +29,7 @@ class StepRecord(NamedTuple):
     bytes_moved: int = 0
     stages_executed: int = 0
     torch_operators: int = 0
-    """Torch operators that ran during the step; on the GPU and FPGA there must be none."""
+    """Torch operators that ran during the step; on the GPU and FPGA there must be none. Or ``NOT_COUNTED``."""
     simulated_cycles: int = 0
     """Cycles of simulated hardware; 0 where nothing was simulated."""
 
@@ -92,7 +93,9 @@ class RunTrace:
                     for what, shares, required in (("flops", flops, REQUIRED_FLOPS), ("bytes", moved, REQUIRED_BYTES))
                     if (share := 1.0 - shares.get("host", 0.0)) < required]
         for record in launches:
-            if record.device != "host" and record.torch_operators:
+            if record.torch_operators == NOT_COUNTED:
+                problems.append(f"torch operators were not counted inside {record.what}")
+            elif record.device != "host" and record.torch_operators:
                 problems.append(f"torch ran {record.torch_operators} operators inside {record.what} ({record.device})")
             if record.device == "fpga" and not record.stages_executed:
                 problems.append(f"{record.what} was not executed by the stage interpreter")

@@ -33,7 +33,7 @@ def test_greedy_tokens_equal_hugging_face(tiny_bundles: TinyBundles, model: str)
     check_greedy(tiny_bundles.get(model))
 
 
-@pytest.mark.parametrize("model", ["gpt_oss", "mixtral"])
+@pytest.mark.parametrize("model", ["gpt_oss", pytest.param("mixtral", marks=pytest.mark.slow)])
 def test_experts_are_not_memory(tiny_bundles: TinyBundles, model: str) -> None:
     """Routing stays untagged, attention does not."""
     check_routing_is_not_memory(tiny_bundles.get(model))

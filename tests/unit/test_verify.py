@@ -9,7 +9,7 @@ import numpy
 import pytest
 
 from hetcc.errors import UserError
-from hetcc.runtime.trace import Coverage, RunTrace, StepRecord
+from hetcc.runtime.trace import NOT_COUNTED, Coverage, RunTrace, StepRecord
 from hetcc.runtime.verify import SelectionComparison, Verification, compare_selection, relative_error
 
 
@@ -101,6 +101,7 @@ def test_everything_where_it_was_planned() -> None:
     ((launch("gpu", 100, 80), launch("host", 0, 20)), "80.0% of bytes"),
     ((launch("gpu", 1, 1, torch_operators=3),), "torch ran 3 operators inside r_gpu"),
     ((launch("fpga", 1, 1, torch_operators=1),), "torch ran 1 operators inside r_fpga"),
+    ((launch("gpu", 1, 1, torch_operators=NOT_COUNTED),), "not counted inside r_gpu"),
     ((launch("fpga", 1, 1, stages_executed=0),), "r_fpga was not executed by the stage interpreter"),
 ])
 def test_too_little_where_it_was_planned(records: tuple[StepRecord, ...], said: str) -> None:
