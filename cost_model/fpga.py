@@ -9,8 +9,8 @@ The operators of a cluster are stages that run at the same time, one input per `
 
 A sort takes ``log2(n)`` passes. An index that is kept on chip (block RAM first, then ultra RAM, the rest in HBM) is
 read from all its blocks at once, each at so many bytes per cycle; an index of few blocks is spread over more of them,
-so that reading it never takes longer than from HBM. ``backends/fpga/cycles.py`` has closed forms for hardware that has
-been composed; these are for hardware that has not, with the same numbers.
+so that reading it never takes longer than from HBM. ``backends/fpga/costs/cycles.py`` has closed forms for hardware
+that has been composed; these are for hardware that has not, with the same numbers.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from hetcc.stopwatch import Stopwatch
 from hetcc.store import Store
 
 if TYPE_CHECKING:
-    from hetcc.backends.fpga.packing import Packing
+    from hetcc.backends.fpga.vendor.packing import Packing
 
 HOST_ENGINES = {"aten": "torch eager (host)", "onnx": "onnx reference (host)"}
 
@@ -126,8 +126,8 @@ def packed(phases: Sequence[PlannedPhase], made: Emission, card: Device) -> Emis
 
 
 def _packing_of(phases: Sequence[PlannedPhase], made: Emission) -> Packing | None:
-    from hetcc.backends.fpga.packing import demand_of, pack
-    from hetcc.backends.fpga.stage_graph import StageGraph
+    from hetcc.backends.fpga.stages.stage_graph import StageGraph
+    from hetcc.backends.fpga.vendor.packing import demand_of, pack
     from hetcc.ir.subgraph import interface_of
 
     uses: dict[str, list[Sequence[str]]] = {}
@@ -151,9 +151,9 @@ def _packing_of(phases: Sequence[PlannedPhase], made: Emission) -> Packing | Non
 
 def _packing_files(packing: Packing, made: Emission, card: Device) -> dict[str, bytes]:
     """``fpga/packing.json``, and for every xclbin its link configuration and emulation file."""
-    from hetcc.backends.fpga.cycles import DEFAULT_CLOCK_HZ
-    from hetcc.backends.fpga.packing import link_config, to_json
-    from hetcc.backends.fpga.packing_files import emulation_of
+    from hetcc.backends.fpga.costs.cycles import DEFAULT_CLOCK_HZ
+    from hetcc.backends.fpga.vendor.packing import link_config, to_json
+    from hetcc.backends.fpga.vendor.packing_files import emulation_of
 
     stages = {json.loads(made.files[path])["kernel"]: made.files[f"{path.rpartition('/')[0]}/stages.json"]
               for path in made.files if path.startswith("fpga/") and path.endswith("/report.json")}

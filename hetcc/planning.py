@@ -258,7 +258,7 @@ def _refused_clusters(programs: tuple[RegionProgram, ...], placement: Placement)
 
 def refused_regions(programs: tuple[RegionProgram, ...]) -> dict[str, str]:
     """Streaming regions that do not compose into a kernel, with the reason; each distinct region is tried once."""
-    from hetcc.backends.fpga.compose import compose
+    from hetcc.backends.fpga.compose.compose import compose
 
     verdicts: dict[str, Rejected | None] = {}
     found: dict[str, str] = {}

@@ -8,18 +8,18 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 from hetcc.backends.contract import EmittedRegion, Rejected
-from hetcc.backends.fpga import packaging
-from hetcc.backends.fpga.choice import Budget, choice_report, chosen
-from hetcc.backends.fpga.compose import compose
-from hetcc.backends.fpga.cycles import DEFAULT_CLOCK_HZ, estimate_cycles
+from hetcc.backends.fpga.compose.compose import compose
+from hetcc.backends.fpga.costs.choice import Budget, choice_report, chosen
+from hetcc.backends.fpga.costs.cycles import DEFAULT_CLOCK_HZ, estimate_cycles
+from hetcc.backends.fpga.costs.kernel_resources import kernel_resources
+from hetcc.backends.fpga.costs.unit_resources import CARD
 from hetcc.backends.fpga.formats import DESCRIPTIONS, EXACT, policy_of, with_policy
-from hetcc.backends.fpga.kernel_resources import kernel_resources
-from hetcc.backends.fpga.memory_map import memory_map
-from hetcc.backends.fpga.numbers import Array
+from hetcc.backends.fpga.memory.memory_map import memory_map
 from hetcc.backends.fpga.program import EMULATION_FILE, ENGINE
-from hetcc.backends.fpga.stage_graph import StageGraph
-from hetcc.backends.fpga.unit_resources import CARD
-from hetcc.backends.fpga.xclbin import pack
+from hetcc.backends.fpga.stages.numbers import Array
+from hetcc.backends.fpga.stages.stage_graph import StageGraph
+from hetcc.backends.fpga.vendor import packaging
+from hetcc.backends.fpga.xrt.xclbin import pack
 from hetcc.ir import Graph
 
 

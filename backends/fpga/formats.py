@@ -11,11 +11,11 @@ import numpy
 from numpy.typing import NDArray
 
 from hetcc.backends.contract import Rejected
-from hetcc.backends.fpga import numbers
-from hetcc.backends.fpga.functional import select
-from hetcc.backends.fpga.numbers import Floats
-from hetcc.backends.fpga.packed import with_packed_weights
-from hetcc.backends.fpga.stage_graph import InnerProduct, NumberFormat, Scan, StageGraph
+from hetcc.backends.fpga.stages import numbers
+from hetcc.backends.fpga.stages.functional import select
+from hetcc.backends.fpga.stages.numbers import Floats
+from hetcc.backends.fpga.stages.packed import with_packed_weights
+from hetcc.backends.fpga.stages.stage_graph import InnerProduct, NumberFormat, Scan, StageGraph
 from hetcc.errors import UserError
 from hetcc.ir import DType
 

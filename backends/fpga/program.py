@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy
 
-from hetcc.backends.fpga.driver import KernelDriver
-from hetcc.backends.fpga.emulator import EmulatedXrt
-from hetcc.backends.fpga.numbers import Array, storage_type
-from hetcc.backends.fpga.packed import argument_of, pack
-from hetcc.backends.fpga.stage_graph import Buffer, BufferRole, StageGraph
-from hetcc.backends.fpga.xclbin import Container, unpack
+from hetcc.backends.fpga.stages.numbers import Array, storage_type
+from hetcc.backends.fpga.stages.packed import argument_of, pack
+from hetcc.backends.fpga.stages.stage_graph import Buffer, BufferRole, StageGraph
+from hetcc.backends.fpga.xrt.driver import KernelDriver
+from hetcc.backends.fpga.xrt.emulator import EmulatedXrt
+from hetcc.backends.fpga.xrt.xclbin import Container, unpack
 from hetcc.errors import InternalError, UserError
 from hetcc.ir import DType, Graph
 from hetcc.ir.subgraph import interface_of

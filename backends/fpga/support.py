@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hetcc.backends.contract import Rejected, Supported, Verdict
-from hetcc.backends.fpga.trace import Tracer
+from hetcc.backends.fpga.compose.trace import Tracer
 from hetcc.ir import Graph, Node, OperatorClass
 
 
@@ -11,7 +11,7 @@ class FpgaSupport:
     """The planning half of the FPGA back end.
 
     A verdict is about the node in its graph: what its operands derive from decides. Whether a set of supported nodes
-    forms one kernel is the composer's answer (:func:`hetcc.backends.fpga.compose.compose`).
+    forms one kernel is the composer's answer (:func:`hetcc.backends.fpga.compose.compose.compose`).
     """
 
     name = "fpga"

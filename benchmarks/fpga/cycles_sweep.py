@@ -18,13 +18,14 @@ from pathlib import Path
 
 import numpy
 
-from hetcc.backends.fpga import numbers, sample
-from hetcc.backends.fpga.choice import choose
-from hetcc.backends.fpga.compose import compose
-from hetcc.backends.fpga.kernel_cycles import kernel_cycles
-from hetcc.backends.fpga.rtl.kernel_simulation import build_kernel, run_kernel
+from hetcc.backends.fpga.compose.compose import compose
+from hetcc.backends.fpga.costs.choice import choose
+from hetcc.backends.fpga.costs.kernel_cycles import kernel_cycles
+from hetcc.backends.fpga.rtl.simulation.kernel_simulation import build_kernel, run_kernel
 from hetcc.backends.fpga.rtl.verilog import write_kernel
-from hetcc.backends.fpga.stage_graph import BufferRole, Parallelism, StageGraph
+from hetcc.backends.fpga.samples import scans as sample
+from hetcc.backends.fpga.stages import numbers
+from hetcc.backends.fpga.stages.stage_graph import BufferRole, Parallelism, StageGraph
 from hetcc.ir import Graph
 
 RUNS = 16

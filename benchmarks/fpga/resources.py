@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from hetcc.backends.fpga.unit_resources import NAMES, Resources
+from hetcc.backends.fpga.costs.unit_resources import NAMES, Resources
 
 FITTED: tuple[tuple[Any, ...], ...] = (
     ("multiply", 32), ("multiply", 16), ("add",), ("dots", 8, 16, 1), ("dots", 16, 16, 1), ("dots", 8, 8, 2),
@@ -43,14 +43,14 @@ HELD_OUT: tuple[tuple[Any, ...], ...] = (
 
 def unit_of(name: str, *sizes: int) -> tuple[Any, tuple[Any, ...]]:
     """A unit and its ports."""
-    from hetcc.backends.fpga.rtl.axi import BurstReader, WordWriter, WriteCombiner
-    from hetcc.backends.fpga.rtl.axi_streams import OFFSET_BITS, Assembler, Unpacker
     from hetcc.backends.fpga.rtl.control import AxiLiteControl
-    from hetcc.backends.fpga.rtl.fp32 import Adder, Multiplier
-    from hetcc.backends.fpga.rtl.merge import RowSorter, RunMerger
-    from hetcc.backends.fpga.rtl.products import IntegerDots
-    from hetcc.backends.fpga.rtl.quantise import IntegerToFloat, VectorQuantiser
-    from hetcc.backends.fpga.rtl.topk import ENTRY_BITS
+    from hetcc.backends.fpga.rtl.memory.axi import BurstReader, WordWriter, WriteCombiner
+    from hetcc.backends.fpga.rtl.memory.axi_streams import OFFSET_BITS, Assembler, Unpacker
+    from hetcc.backends.fpga.rtl.units.fp32 import Adder, Multiplier
+    from hetcc.backends.fpga.rtl.units.merge import RowSorter, RunMerger
+    from hetcc.backends.fpga.rtl.units.products import IntegerDots
+    from hetcc.backends.fpga.rtl.units.quantise import IntegerToFloat, VectorQuantiser
+    from hetcc.backends.fpga.rtl.units.topk import ENTRY_BITS
 
     merger = ("clear", "valid_in", "row_in", "valid_out", "row_out")
     assembler = ("valid", "ready", "data", "beat_valid", "beat_ready", "beat_data")
@@ -82,7 +82,7 @@ def unit_of(name: str, *sizes: int) -> tuple[Any, tuple[Any, ...]]:
 
 def form_of(name: str, *sizes: int) -> Resources:
     """The closed form of a unit."""
-    from hetcc.backends.fpga import unit_resources as forms
+    from hetcc.backends.fpga.costs import unit_resources as forms
 
     makers: dict[str, Callable[..., Resources]] = {
         "multiply": lambda bits: forms.MULTIPLY_FP32 if bits == 32 else forms.MULTIPLY_BF16,
@@ -98,7 +98,7 @@ def form_of(name: str, *sizes: int) -> Resources:
 
 def units(pattern: str) -> None:
     """Print one line per unit: form, yosys, and the form's error."""
-    from hetcc.backends.fpga.rtl.synthesis import synthesise
+    from hetcc.backends.fpga.rtl.simulation.synthesis import synthesise
     from hetcc.store import Store
 
     print("| unit | LUT form / yosys | FF form / yosys | DSP, BRAM | |\n|---|---|---|---|---|")
@@ -117,12 +117,12 @@ def _pair(form: float, seen: float) -> str:
 
 def kernel(with_flat: bool) -> None:
     """A weighted scan of 256 rows of 16 with 4 heads, k = 32: one row per cycle, one channel."""
-    from hetcc.backends.fpga import sample
-    from hetcc.backends.fpga.compose import compose
-    from hetcc.backends.fpga.kernel_resources import kernel_resources, total_of
-    from hetcc.backends.fpga.rtl.synthesis import synthesise_kernel
+    from hetcc.backends.fpga.compose.compose import compose
+    from hetcc.backends.fpga.costs.kernel_resources import kernel_resources, total_of
+    from hetcc.backends.fpga.rtl.simulation.synthesis import synthesise_kernel
     from hetcc.backends.fpga.rtl.verilog import write_kernel
-    from hetcc.backends.fpga.stage_graph import Parallelism, StageGraph
+    from hetcc.backends.fpga.samples import scans as sample
+    from hetcc.backends.fpga.stages.stage_graph import Parallelism, StageGraph
     from hetcc.store import Store
 
     graph = compose(sample.weighted_scan(1, 1, 4, 16, 256, 32))
@@ -151,13 +151,13 @@ def indexer() -> None:
 
 
 def _indexers() -> Iterator[tuple[str, Any, dict[str, float]]]:
-    from hetcc.backends.fpga import sample
-    from hetcc.backends.fpga.choice import chosen
-    from hetcc.backends.fpga.compose import compose
+    from hetcc.backends.fpga.compose.compose import compose
+    from hetcc.backends.fpga.costs.choice import chosen
+    from hetcc.backends.fpga.costs.kernel_resources import kernel_resources, total_of
+    from hetcc.backends.fpga.costs.unit_resources import CARD
     from hetcc.backends.fpga.formats import POLICIES, with_policy
-    from hetcc.backends.fpga.kernel_resources import kernel_resources, total_of
-    from hetcc.backends.fpga.stage_graph import StageGraph
-    from hetcc.backends.fpga.unit_resources import CARD
+    from hetcc.backends.fpga.samples import scans as sample
+    from hetcc.backends.fpga.stages.stage_graph import StageGraph
 
     composed = compose(sample.weighted_scan(1, 1, 64, 128, 131072, 2048))
     assert isinstance(composed, StageGraph)

@@ -16,15 +16,16 @@ from pathlib import Path
 
 import numpy
 
-from hetcc.backends.fpga import numbers, sample_retrieval
-from hetcc.backends.fpga.choice import chosen
-from hetcc.backends.fpga.compose import compose
-from hetcc.backends.fpga.cycles import estimate_cycles
-from hetcc.backends.fpga.cycles_selections import compact_cycles
-from hetcc.backends.fpga.functional import execute
-from hetcc.backends.fpga.kernel_cycles import kernel_cycles
-from hetcc.backends.fpga.operations import compacted
-from hetcc.backends.fpga.stage_graph import StageGraph
+from hetcc.backends.fpga.compose.compose import compose
+from hetcc.backends.fpga.costs.choice import chosen
+from hetcc.backends.fpga.costs.cycles import estimate_cycles
+from hetcc.backends.fpga.costs.cycles_selections import compact_cycles
+from hetcc.backends.fpga.costs.kernel_cycles import kernel_cycles
+from hetcc.backends.fpga.samples import retrieval as sample_retrieval
+from hetcc.backends.fpga.stages import numbers
+from hetcc.backends.fpga.stages.functional import execute
+from hetcc.backends.fpga.stages.operations import compacted
+from hetcc.backends.fpga.stages.stage_graph import StageGraph
 from hetcc.ir import DType, Graph
 
 LARGE = {
@@ -63,9 +64,9 @@ def estimates() -> None:
 
 def compaction(count: int = 131_072, capacity: int = 4096, width: int = 16) -> None:
     """The unit alone: cycles until the last entry, against the closed form, for several patterns of flags."""
-    from hetcc.backends.fpga.rtl.compaction import CompactUnit
-    from hetcc.backends.fpga.rtl.harness import UnitSimulator
-    from hetcc.backends.fpga.rtl.library import Library
+    from hetcc.backends.fpga.rtl.simulation.harness import UnitSimulator
+    from hetcc.backends.fpga.rtl.units.compaction import CompactUnit
+    from hetcc.backends.fpga.rtl.units.library import Library
 
     library = Library(shared=True)
     unit = CompactUnit(count, capacity, -1, width)
@@ -101,7 +102,7 @@ def arguments_of(graph: StageGraph) -> dict[str, numpy.ndarray]:
 
 def kernels() -> None:
     """Whole kernels on the memory model: cycles from ap_start to the interrupt, against the closed form."""
-    from hetcc.backends.fpga.rtl.kernel_simulation import build_kernel, run_kernel
+    from hetcc.backends.fpga.rtl.simulation.kernel_simulation import build_kernel, run_kernel
     from hetcc.backends.fpga.rtl.verilog import write_kernel
 
     for name, make in SMALL.items():

@@ -22,20 +22,21 @@ from pathlib import Path
 
 import numpy
 
-from hetcc.backends.fpga import numbers, sample
-from hetcc.backends.fpga.choice import Budget, choose, rate_of
-from hetcc.backends.fpga.compose import compose
-from hetcc.backends.fpga.cycles import DEFAULT_CLOCK_HZ, DSP_BUDGET
+from hetcc.backends.fpga.compose.compose import compose
+from hetcc.backends.fpga.costs.choice import Budget, choose, rate_of
+from hetcc.backends.fpga.costs.cycles import DEFAULT_CLOCK_HZ, DSP_BUDGET
+from hetcc.backends.fpga.costs.kernel_cycles import kernel_cycles
+from hetcc.backends.fpga.costs.kernel_resources import kernel_resources, total_of
 from hetcc.backends.fpga.formats import with_policy
-from hetcc.backends.fpga.functional import execute
-from hetcc.backends.fpga.kernel_cycles import kernel_cycles
-from hetcc.backends.fpga.kernel_resources import kernel_resources, total_of
-from hetcc.backends.fpga.layout import layout_of, wide_scan
-from hetcc.backends.fpga.memory_map import HBM_BANKS, memory_map
-from hetcc.backends.fpga.rtl.hbm import HbmModel
-from hetcc.backends.fpga.rtl.kernel_simulation import KernelRun, build_kernel, run_kernel
+from hetcc.backends.fpga.memory.hbm import HbmModel
+from hetcc.backends.fpga.memory.layout import layout_of, wide_scan
+from hetcc.backends.fpga.memory.memory_map import HBM_BANKS, memory_map
+from hetcc.backends.fpga.rtl.simulation.kernel_simulation import KernelRun, build_kernel, run_kernel
 from hetcc.backends.fpga.rtl.verilog import write_kernel
-from hetcc.backends.fpga.stage_graph import BufferRole, Scan, StageGraph
+from hetcc.backends.fpga.samples import scans as sample
+from hetcc.backends.fpga.stages import numbers
+from hetcc.backends.fpga.stages.functional import execute
+from hetcc.backends.fpga.stages.stage_graph import BufferRole, Scan, StageGraph
 from hetcc.ir import Graph
 
 

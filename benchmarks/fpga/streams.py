@@ -19,19 +19,20 @@ from pathlib import Path
 
 import numpy
 
-from hetcc.backends.fpga import attention, numbers, sample
-from hetcc.backends.fpga.choice import chosen
-from hetcc.backends.fpga.compose import compose
-from hetcc.backends.fpga.cycles import DEFAULT_CLOCK_HZ
+from hetcc.backends.fpga.compose.compose import compose
+from hetcc.backends.fpga.costs.choice import chosen
+from hetcc.backends.fpga.costs.cycles import DEFAULT_CLOCK_HZ
+from hetcc.backends.fpga.costs.kernel_cycles import kernel_cycles
 from hetcc.backends.fpga.formats import with_policy
-from hetcc.backends.fpga.functional import execute
-from hetcc.backends.fpga.kernel_cycles import kernel_cycles
-from hetcc.backends.fpga.numbers import Array
-from hetcc.backends.fpga.packed import argument_of, pack
-from hetcc.backends.fpga.rtl.kernel_simulation import build_kernel, run_kernel
+from hetcc.backends.fpga.rtl.simulation.kernel_simulation import build_kernel, run_kernel
 from hetcc.backends.fpga.rtl.verilog import write_kernel
-from hetcc.backends.fpga.sample_attention import memory_attention
-from hetcc.backends.fpga.stage_graph import BufferRole, Parallelism, StageGraph
+from hetcc.backends.fpga.samples import scans as sample
+from hetcc.backends.fpga.samples.attention import memory_attention
+from hetcc.backends.fpga.stages import attention, numbers
+from hetcc.backends.fpga.stages.functional import execute
+from hetcc.backends.fpga.stages.numbers import Array
+from hetcc.backends.fpga.stages.packed import argument_of, pack
+from hetcc.backends.fpga.stages.stage_graph import BufferRole, Parallelism, StageGraph
 from hetcc.ir import Graph
 
 CASES: dict[str, tuple[Callable[[], Graph], str, Parallelism | None]] = {

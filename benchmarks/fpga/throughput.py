@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy
 
-from hetcc.backends.fpga import numbers, sample
-from hetcc.backends.fpga.compose import compose
+from hetcc.backends.fpga.compose.compose import compose
 from hetcc.backends.fpga.formats import with_policy
-from hetcc.backends.fpga.functional import execute
-from hetcc.backends.fpga.rtl.stimulus import stimuli
-from hetcc.backends.fpga.stage_graph import BufferRole, StageGraph
+from hetcc.backends.fpga.rtl.simulation.stimulus import stimuli
+from hetcc.backends.fpga.samples import scans as sample
+from hetcc.backends.fpga.stages import numbers
+from hetcc.backends.fpga.stages.functional import execute
+from hetcc.backends.fpga.stages.stage_graph import BufferRole, StageGraph
 from hetcc.ir import Graph
 
 CASES = {
@@ -76,9 +77,9 @@ def offered_words(stimulus: Any, words: int, together: int, width: int) -> tuple
 
 def measure(name: str) -> None:
     """Build, run and compare one case; print a line."""
-    from hetcc.backends.fpga.rtl.harness import UnitSimulator
-    from hetcc.backends.fpga.rtl.library import Library
-    from hetcc.backends.fpga.rtl.top import StreamCore
+    from hetcc.backends.fpga.rtl.cores.top import StreamCore
+    from hetcc.backends.fpga.rtl.simulation.harness import UnitSimulator
+    from hetcc.backends.fpga.rtl.units.library import Library
 
     make, lanes, together = CASES[name]
     graph = kernel_of(make())

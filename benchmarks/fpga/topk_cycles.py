@@ -14,8 +14,8 @@ from collections.abc import Iterator
 import numpy
 from numpy.typing import NDArray
 
-from hetcc.backends.fpga.cycles import topk_cycles
-from hetcc.backends.fpga.functional import select
+from hetcc.backends.fpga.costs.cycles import topk_cycles
+from hetcc.backends.fpga.stages.functional import select
 
 Floats = NDArray[numpy.float32]
 SIZES = ((131_072, 2048, 1), (131_072, 2048, 16), (131_072, 2048, 32), (100_003, 1000, 16))
@@ -40,9 +40,9 @@ class Selection:
     """A built simulator of the unit for one size."""
 
     def __init__(self, count: int, k: int, width: int) -> None:
-        from hetcc.backends.fpga.rtl.harness import UnitSimulator
-        from hetcc.backends.fpga.rtl.library import Library
-        from hetcc.backends.fpga.rtl.topk import TopKUnit
+        from hetcc.backends.fpga.rtl.simulation.harness import UnitSimulator
+        from hetcc.backends.fpga.rtl.units.library import Library
+        from hetcc.backends.fpga.rtl.units.topk import TopKUnit
 
         self.count, self.k, self.width = count, k, width
         library = Library(shared=True)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hetcc.backends.fpga.stage_graph import StageGraph
+    from hetcc.backends.fpga.stages.stage_graph import StageGraph
 
 
 def timed(what: Callable[..., Any], *arguments: Any) -> tuple[Any, float, float]:
@@ -29,10 +29,10 @@ def timed(what: Callable[..., Any], *arguments: Any) -> tuple[Any, float, float]
 
 def composed(*sizes: int) -> Callable[[], StageGraph]:
     """Composes an indexer of some sizes and chooses its width."""
-    from hetcc.backends.fpga import sample
-    from hetcc.backends.fpga.choice import chosen
-    from hetcc.backends.fpga.compose import compose
-    from hetcc.backends.fpga.stage_graph import StageGraph
+    from hetcc.backends.fpga.compose.compose import compose
+    from hetcc.backends.fpga.costs.choice import chosen
+    from hetcc.backends.fpga.samples import scans as sample
+    from hetcc.backends.fpga.stages.stage_graph import StageGraph
 
     region = sample.weighted_scan(*sizes)
 

@@ -12,9 +12,9 @@ from hetcc.cli.output import print_json, print_result, progress_shown
 from hetcc.errors import ToolError, UserError
 
 if TYPE_CHECKING:
-    from hetcc.backends.fpga.vendor import Result
-    from hetcc.backends.fpga.vendor_plan import HardwarePlan
-    from hetcc.backends.fpga.vendor_reports import Built
+    from hetcc.backends.fpga.vendor.build import Result
+    from hetcc.backends.fpga.vendor.plan import HardwarePlan
+    from hetcc.backends.fpga.vendor.reports import Built
 
 _EXAMPLES = """[bold]Examples[/bold]
 
@@ -48,8 +48,8 @@ def build(
     inputs.
     """
     from hetcc import api
-    from hetcc.backends.fpga import vendor
-    from hetcc.backends.fpga.vendor_plan import hardware_plan
+    from hetcc.backends.fpga.vendor import build as vendor
+    from hetcc.backends.fpga.vendor.plan import hardware_plan
     from hetcc.store import Store
 
     if target not in vendor.TARGETS:
@@ -82,7 +82,7 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
     Raises:
         UserError: HET-B001, the folder holds something else, or cannot be written.
     """
-    from hetcc.backends.fpga.vendor import SCRIPT_FILE
+    from hetcc.backends.fpga.vendor.build import SCRIPT_FILE
 
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / SCRIPT_FILE).is_file())):
         raise UserError("HET-B001", f"'{folder}' exists and is no build", where=str(folder),
@@ -104,7 +104,7 @@ def _read_back(folder: Path, planned: HardwarePlan, results: Sequence[Result]) -
     Raises:
         ToolError: HET-T002, the linker wrote no xclbin.
     """
-    from hetcc.backends.fpga.vendor_reports import built
+    from hetcc.backends.fpga.vendor.reports import built
 
     found = {}
     for result in results:
@@ -165,7 +165,7 @@ def _text(folder: Path, planned: HardwarePlan, results: Sequence[Result], found:
 
 def _comparison(planned: HardwarePlan, name: str, found: Built) -> str:
     """Estimated and built resources of every kernel of an xclbin."""
-    from hetcc.backends.fpga.unit_resources import NAMES
+    from hetcc.backends.fpga.costs.unit_resources import NAMES
     from hetcc.report.tables import text_table
 
     rows = []

@@ -10,8 +10,8 @@ import numpy
 
 from hetcc.backends.fpga.program import StreamProgram
 from hetcc.backends.fpga.program import load_program as load_stream_program
-from hetcc.backends.fpga.simulated import ENGINE as SIMULATED_ENGINE
-from hetcc.backends.fpga.simulated import SimulatedXrt, Simulators
+from hetcc.backends.fpga.xrt.simulated import ENGINE as SIMULATED_ENGINE
+from hetcc.backends.fpga.xrt.simulated import SimulatedXrt, Simulators
 from hetcc.backends.gpu.memory import GpuMemory
 from hetcc.backends.gpu.program import GpuProgram
 from hetcc.backends.host.program import OnnxProgram, TorchProgram, load_host_program

@@ -202,7 +202,7 @@ def link_shim(folder: Path) -> dict[str, str]:
 if __name__ == "__main__":
     import json
 
-    from hetcc.backends.fpga.xrt_library import LibraryXrt
+    from hetcc.backends.fpga.xrt.xrt_library import LibraryXrt
 
     folder = Path(sys.argv[1])
     sys.stdout.write(f"{Replay(LibraryXrt, folder).make(json.loads((folder / 'calls.json').read_text()))}\n")

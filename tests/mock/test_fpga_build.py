@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from hetcc.backends.fpga.vendor_reports import Timing, timing_of, utilisation_of
-from hetcc.backends.fpga.xclbin import Kind, Section, write_sections
+from hetcc.backends.fpga.vendor.reports import Timing, timing_of, utilisation_of
+from hetcc.backends.fpga.xrt.xclbin import Kind, Section, write_sections
 from hetcc.cost_model.device import load_device
 from hetcc.plan.bundle import write_bundle
 from hetcc.plan.plan import DeviceSpec, Plan, plan_to_bytes

@@ -10,18 +10,24 @@ from typing import Any
 import numpy
 import pytest
 
-from hetcc.backends.fpga import sample
-from hetcc.backends.fpga.choice import chosen
-from hetcc.backends.fpga.compose import compose
-from hetcc.backends.fpga.driver import KernelDriver
+from hetcc.backends.fpga.compose.compose import compose
+from hetcc.backends.fpga.costs.choice import chosen
 from hetcc.backends.fpga.emit import emit, emit_stages
-from hetcc.backends.fpga.emulator import CommandState, EmulatedXrt, EmulatedXrtWithContexts, LenientXrt, SyncDirection
-from hetcc.backends.fpga.functional import execute
-from hetcc.backends.fpga.memory_map import memory_map
-from hetcc.backends.fpga.numbers import storage_type
+from hetcc.backends.fpga.memory.memory_map import memory_map
 from hetcc.backends.fpga.program import ENGINE, StreamProgram, load_program
-from hetcc.backends.fpga.stage_graph import BufferRole, Parallelism, StageGraph
-from hetcc.backends.fpga.xclbin import pack, unpack
+from hetcc.backends.fpga.samples import scans as sample
+from hetcc.backends.fpga.stages.functional import execute
+from hetcc.backends.fpga.stages.numbers import storage_type
+from hetcc.backends.fpga.stages.stage_graph import BufferRole, Parallelism, StageGraph
+from hetcc.backends.fpga.xrt.driver import KernelDriver
+from hetcc.backends.fpga.xrt.emulator import (
+    CommandState,
+    EmulatedXrt,
+    EmulatedXrtWithContexts,
+    LenientXrt,
+    SyncDirection,
+)
+from hetcc.backends.fpga.xrt.xclbin import pack, unpack
 from hetcc.errors import ToolError, UserError
 from hetcc.ir import Graph
 

@@ -16,15 +16,15 @@ import numpy
 import pytest
 
 from hetcc.api import Bundle
-from hetcc.backends.fpga import sample
 from hetcc.backends.fpga.emit import emit
-from hetcc.backends.fpga.emulator import EmulatedXrt
-from hetcc.backends.fpga.memory_map import memory_map
-from hetcc.backends.fpga.packing import demand_of, pack
-from hetcc.backends.fpga.packing_files import emulation_of
+from hetcc.backends.fpga.memory.memory_map import memory_map
 from hetcc.backends.fpga.program import load_program
-from hetcc.backends.fpga.stage_graph import StageGraph
-from hetcc.backends.fpga.xclbin import unpack
+from hetcc.backends.fpga.samples import scans as sample
+from hetcc.backends.fpga.stages.stage_graph import StageGraph
+from hetcc.backends.fpga.vendor.packing import demand_of, pack
+from hetcc.backends.fpga.vendor.packing_files import emulation_of
+from hetcc.backends.fpga.xrt.emulator import EmulatedXrt
+from hetcc.backends.fpga.xrt.xclbin import unpack
 from hetcc.capture import capture
 from hetcc.capture.model import CaptureRequest
 from hetcc.ir import Graph
@@ -43,7 +43,7 @@ TESTS = Path(__file__).resolve().parents[1]
 QUESTIONS = """
 import json, sys
 from pathlib import Path
-from hetcc.backends.fpga.xrt_library import LibraryXrt as xrt
+from hetcc.backends.fpga.xrt.xrt_library import LibraryXrt as xrt
 
 device = xrt.device(0)
 identity = device.load_xclbin(sys.argv[1])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hetcc import compile as compile_bundle
-from hetcc.backends.fpga.xclbin import unpack
+from hetcc.backends.fpga.xrt.xclbin import unpack
 from hetcc.capture.model import Phase
 from hetcc.options import CompileOptions, EmissionOptions
 

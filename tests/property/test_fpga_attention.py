@@ -10,14 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hetcc.backends.contract import Rejected
-from hetcc.backends.fpga import attention, sample
-from hetcc.backends.fpga.compose import compose
+from hetcc.backends.fpga.compose.compose import compose
 from hetcc.backends.fpga.emit import emit
-from hetcc.backends.fpga.functional import execute
-from hetcc.backends.fpga.numbers import decode
 from hetcc.backends.fpga.program import load_program
-from hetcc.backends.fpga.sample_attention import fused_attention, memory_attention, written_attention
-from hetcc.backends.fpga.stage_graph import StageGraph, WeightedSum
+from hetcc.backends.fpga.samples import scans as sample
+from hetcc.backends.fpga.samples.attention import fused_attention, memory_attention, written_attention
+from hetcc.backends.fpga.stages import attention
+from hetcc.backends.fpga.stages.functional import execute
+from hetcc.backends.fpga.stages.numbers import decode
+from hetcc.backends.fpga.stages.stage_graph import StageGraph, WeightedSum
 from hetcc.ir import DType, Graph, OperatorClass, Role
 from hetcc.ir.subgraph import interface_of
 

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hetcc.backends.fpga import sample
-from hetcc.backends.fpga.compose import compose
+from hetcc.backends.fpga.compose.compose import compose
 from hetcc.backends.fpga.emit import emit
-from hetcc.backends.fpga.functional import execute, select
-from hetcc.backends.fpga.numbers import dot, flush, needs_flushing, round_to, sort_key, tree_sum
 from hetcc.backends.fpga.program import load_program
-from hetcc.backends.fpga.stage_graph import StageGraph
+from hetcc.backends.fpga.samples import scans as sample
+from hetcc.backends.fpga.stages.functional import execute, select
+from hetcc.backends.fpga.stages.numbers import dot, flush, needs_flushing, round_to, sort_key, tree_sum
+from hetcc.backends.fpga.stages.stage_graph import StageGraph
 from hetcc.ir import DType, Graph, Node, Operand, OperatorClass, Role
 from hetcc.ir.subgraph import interface_of
 

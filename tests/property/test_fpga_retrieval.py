@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hetcc.backends.contract import Rejected
-from hetcc.backends.fpga import sample_retrieval as sample
-from hetcc.backends.fpga.compose import compose
-from hetcc.backends.fpga.functional import execute
-from hetcc.backends.fpga.numbers import storage_type
-from hetcc.backends.fpga.operations import compacted, looked_up
-from hetcc.backends.fpga.stage_graph import StageGraph
-from hetcc.backends.fpga.tables import tables_of
+from hetcc.backends.fpga.compose.compose import compose
+from hetcc.backends.fpga.compose.tables import tables_of
+from hetcc.backends.fpga.samples import retrieval as sample
+from hetcc.backends.fpga.stages.functional import execute
+from hetcc.backends.fpga.stages.numbers import storage_type
+from hetcc.backends.fpga.stages.operations import compacted, looked_up
+from hetcc.backends.fpga.stages.stage_graph import StageGraph
 from hetcc.ir import Graph, Role
 from hetcc.ir.subgraph import interface_of
 

@@ -34,6 +34,10 @@ LEVELS: tuple[tuple[str, ...], ...] = (
 )
 """Rooms from the ground up; a room imports its own level and those before it. ``""`` is ``hetcc`` itself."""
 
+FPGA_ROOMS = ("stages", "memory", "costs", "compose", "rtl", "xrt", "vendor")
+"""Rooms of the FPGA back end from the ground up, each importing those before it; below all is ``tools``, and the
+modules of the folder itself stand above."""
+
 
 @dataclass(frozen=True)
 class Ban:
@@ -196,6 +200,18 @@ def check_bans(source: Source) -> Iterator[str]:
                 yield f"{source.path}:{found.line}: imports {found.target}: {ban.reason}"
 
 
+def check_fpga_rooms(source: Source) -> Iterator[str]:
+    """The rooms of the FPGA back end stand on each other in one order."""
+    parts = source.path.split("/")
+    if parts[:2] != ["backends", "fpga"] or parts[2] not in FPGA_ROOMS:
+        return
+    below = (*FPGA_ROOMS[:FPGA_ROOMS.index(parts[2]) + 1], "tools")
+    for found in imports_of(source.tree):
+        room = found.target.removeprefix("hetcc.backends.fpga").lstrip(".").split(".")[0]
+        if is_under(found.target, "hetcc.backends.fpga") and room and room not in below:
+            yield f"{source.path}:{found.line}: imports {found.target}, which stands above it"
+
+
 def is_under(module: str, package: str) -> bool:
     """Whether ``module`` is ``package`` or inside it."""
     return module == package or module.startswith(package + ".")
@@ -261,7 +277,8 @@ def catches_everything(handler: ast.ExceptHandler) -> bool:
 
 
 PRODUCT_CHECKS: tuple[Check, ...] = (
-    check_room_order, check_bans, check_heavy_libraries, check_bare_rooms, check_budgets, check_broad_except,
+    check_room_order, check_bans, check_fpga_rooms, check_heavy_libraries, check_bare_rooms, check_budgets,
+    check_broad_except,
 )
 EVERYWHERE_CHECKS: tuple[Check, ...] = (check_bare_rooms, check_budgets, check_broad_except)
 
@@ -337,6 +354,9 @@ BAD_SNIPPETS = (
     (check_heavy_libraries, "passes/place/milp.py", "from scipy.optimize import milp\n"),
     (check_heavy_libraries, "backends/fpga/emit.py", "from amaranth import Module\n"),
     (check_heavy_libraries, "backends/fpga/rtl/adder.py", "import torch\n"),
+    (check_fpga_rooms, "backends/fpga/stages/runs.py", "from hetcc.backends.fpga.costs import cycles\n"),
+    (check_fpga_rooms, "backends/fpga/rtl/units/fold.py", "from hetcc.backends.fpga.xrt.driver import Driver\n"),
+    (check_fpga_rooms, "backends/fpga/costs/choice.py", "from hetcc.backends.fpga.emit import emit\n"),
     (check_bare_rooms, "tests/unit/test_x.py", "from passes.tag import flow\n"),
     (check_bare_rooms, "hetcc/cli/app.py", "import backends\n"),
     (check_budgets, "hetcc/ir/graph.py", "x = 1\n" * (FILE_BUDGET_LINES + 1)),
@@ -349,6 +369,8 @@ GOOD_SNIPPETS = (
     (check_room_order, "hetcc/cli/app.py", "from hetcc.pipeline import compile_model\n"),
     (check_room_order, "passes/tag/flow.py", "from hetcc.ir import Graph\nfrom hetcc.errors import UserError\n"),
     (check_bans, "passes/regions.py", "from hetcc.backends.contract import Verdict\n"),
+    (check_fpga_rooms, "backends/fpga/vendor/plan.py", "from hetcc.backends.fpga.xrt.xclbin import read\n"),
+    (check_fpga_rooms, "backends/fpga/emit.py", "from hetcc.backends.fpga.vendor import build\n"),
     (check_heavy_libraries, "hetcc/capture/hub.py", "def load():\n    import torch\n    return torch\n"),
     (check_heavy_libraries, "backends/gpu/importer.py",
      "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch\n"),

@@ -8,19 +8,19 @@ from dataclasses import replace
 import numpy
 import pytest
 
-from hetcc.backends.fpga import sample
-from hetcc.backends.fpga.choice import Budget, choice_report, choose, chosen, rate_of
-from hetcc.backends.fpga.compose import compose
-from hetcc.backends.fpga.cycles import DSP_BUDGET
+from hetcc.backends.fpga.compose.compose import compose
+from hetcc.backends.fpga.costs.choice import Budget, choice_report, choose, chosen, rate_of
+from hetcc.backends.fpga.costs.cycles import DSP_BUDGET
+from hetcc.backends.fpga.costs.kernel_resources import kernel_resources, total_of
+from hetcc.backends.fpga.costs.unit_resources import CARD, MARGIN
 from hetcc.backends.fpga.emit import emit
 from hetcc.backends.fpga.formats import with_policy
-from hetcc.backends.fpga.functional import execute
-from hetcc.backends.fpga.kernel_resources import kernel_resources, total_of
-from hetcc.backends.fpga.layout import is_wide, layout_of, wide_scan
-from hetcc.backends.fpga.memory_map import HBM_BANKS, memory_map
-from hetcc.backends.fpga.rtl.hbm import HbmModel
-from hetcc.backends.fpga.stage_graph import BufferRole, Parallelism, StageGraph
-from hetcc.backends.fpga.unit_resources import CARD, MARGIN
+from hetcc.backends.fpga.memory.hbm import HbmModel
+from hetcc.backends.fpga.memory.layout import is_wide, layout_of, wide_scan
+from hetcc.backends.fpga.memory.memory_map import HBM_BANKS, memory_map
+from hetcc.backends.fpga.samples import scans as sample
+from hetcc.backends.fpga.stages.functional import execute
+from hetcc.backends.fpga.stages.stage_graph import BufferRole, Parallelism, StageGraph
 from hetcc.ir import Graph
 
 ROWS = 131_072
@@ -116,7 +116,7 @@ def buffers_of(graph: StageGraph) -> dict[str, numpy.ndarray]:
     (lambda: sample.bound_scan(4, 7, 7), 1, 5),
 ])
 def test_bits_do_not_depend_on_the_rows_of_a_step(make: Callable[[], Graph], lanes: int, together: int) -> None:
-    from hetcc.backends.fpga.rtl.simulate import simulate
+    from hetcc.backends.fpga.rtl.simulation.simulate import simulate
 
     graph = composed(make())
     buffers = buffers_of(graph)
@@ -131,7 +131,7 @@ def test_bits_do_not_depend_on_the_rows_of_a_step(make: Callable[[], Graph], lan
 def test_elements_leave_in_groups_and_the_rest_by_itself(given: int, taken: int, segment: int) -> None:
     from amaranth.sim import Simulator
 
-    from hetcc.backends.fpga.rtl.feed import Regrouper
+    from hetcc.backends.fpga.rtl.memory.feed import Regrouper
 
     unit = Regrouper(given, taken, segment, 8)
     sent = [numpy.arange(segment) + base for base in (1, 101)]

@@ -7,8 +7,8 @@ from typing import Any
 import numpy
 import pytest
 
-from hetcc.backends.fpga.cycles_selections import compact_cycles, compact_latency, compact_state_bits
-from hetcc.backends.fpga.operations import compacted
+from hetcc.backends.fpga.costs.cycles_selections import compact_cycles, compact_latency, compact_state_bits
+from hetcc.backends.fpga.stages.operations import compacted
 
 
 def flags_of(pattern: str, count: int) -> numpy.ndarray:
@@ -22,7 +22,7 @@ def compaction(flags: numpy.ndarray, capacity: int, width: int, fill: int = -1, 
     """Indices, count and cycles of the last of several runs on the same unit."""
     from amaranth.sim import Simulator
 
-    from hetcc.backends.fpga.rtl.compaction import CompactUnit
+    from hetcc.backends.fpga.rtl.units.compaction import CompactUnit
 
     unit = CompactUnit(len(flags), capacity, fill, width)
     random = numpy.random.default_rng(1)

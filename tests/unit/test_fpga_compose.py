@@ -9,10 +9,10 @@ import numpy
 import pytest
 
 from hetcc.backends.contract import Rejected, Supported
-from hetcc.backends.fpga import sample
-from hetcc.backends.fpga.compose import compose
-from hetcc.backends.fpga.sample import RegionBuilder
-from hetcc.backends.fpga.stage_graph import Immediate, InnerProduct, Map, StageGraph, TopK
+from hetcc.backends.fpga.compose.compose import compose
+from hetcc.backends.fpga.samples import scans as sample
+from hetcc.backends.fpga.samples.scans import RegionBuilder
+from hetcc.backends.fpga.stages.stage_graph import Immediate, InnerProduct, Map, StageGraph, TopK
 from hetcc.backends.fpga.support import FpgaSupport
 from hetcc.ir import CacheUpdate, DType, Graph, OperatorClass, Role, TensorType, Value
 from hetcc.ir.subgraph import rename

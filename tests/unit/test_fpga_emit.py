@@ -10,14 +10,15 @@ from xml.etree import ElementTree
 import pytest
 
 from hetcc.backends.contract import EmittedRegion, Rejected
-from hetcc.backends.fpga import sample, tools
-from hetcc.backends.fpga.choice import choose
-from hetcc.backends.fpga.compose import compose
-from hetcc.backends.fpga.cycles import DSP_BUDGET, depth_of, estimate_cycles
+from hetcc.backends.fpga import tools
+from hetcc.backends.fpga.compose.compose import compose
+from hetcc.backends.fpga.costs.choice import choose
+from hetcc.backends.fpga.costs.cycles import DSP_BUDGET, depth_of, estimate_cycles
 from hetcc.backends.fpga.emit import emit
-from hetcc.backends.fpga.packaging import banks_of
-from hetcc.backends.fpga.stage_graph import Parallelism, StageGraph
-from hetcc.backends.fpga.xclbin import MAGIC, pack, unpack
+from hetcc.backends.fpga.samples import scans as sample
+from hetcc.backends.fpga.stages.stage_graph import Parallelism, StageGraph
+from hetcc.backends.fpga.vendor.packaging import banks_of
+from hetcc.backends.fpga.xrt.xclbin import MAGIC, pack, unpack
 from hetcc.errors import ToolError
 
 

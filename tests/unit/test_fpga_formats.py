@@ -11,14 +11,15 @@ import numpy
 import pytest
 
 from hetcc.backends.contract import EmittedRegion, Rejected
-from hetcc.backends.fpga import numbers, sample
-from hetcc.backends.fpga.compose import compose
-from hetcc.backends.fpga.cycles import product_dsp
+from hetcc.backends.fpga.compose.compose import compose
+from hetcc.backends.fpga.costs.cycles import product_dsp
+from hetcc.backends.fpga.costs.unit_resources import Resources, integer_dots
 from hetcc.backends.fpga.emit import emit
 from hetcc.backends.fpga.formats import EXACT, POLICIES, accuracy, policy_of, with_policy
-from hetcc.backends.fpga.functional import execute
-from hetcc.backends.fpga.stage_graph import BufferRole, InnerProduct, NumberFormat, Scan, StageGraph
-from hetcc.backends.fpga.unit_resources import Resources, integer_dots
+from hetcc.backends.fpga.samples import scans as sample
+from hetcc.backends.fpga.stages import numbers
+from hetcc.backends.fpga.stages.functional import execute
+from hetcc.backends.fpga.stages.stage_graph import BufferRole, InnerProduct, NumberFormat, Scan, StageGraph
 from hetcc.errors import UserError
 from hetcc.ir import Graph
 
@@ -176,7 +177,7 @@ def run(unit: Any, given: dict[str, list[int]], output: str, latency: int) -> li
 
 @pytest.mark.parametrize("bits", [8, 16])
 def test_the_quantiser_is_the_model(bits: int) -> None:
-    from hetcc.backends.fpga.rtl.quantise import VectorQuantiser
+    from hetcc.backends.fpga.rtl.units.quantise import VectorQuantiser
 
     given = vectors(3, 200)
     unit = VectorQuantiser(3, bits)
@@ -189,7 +190,7 @@ def test_the_quantiser_is_the_model(bits: int) -> None:
 
 
 def test_totals_become_floats_with_one_rounding() -> None:
-    from hetcc.backends.fpga.rtl.quantise import IntegerToFloat
+    from hetcc.backends.fpga.rtl.units.quantise import IntegerToFloat
 
     random = numpy.random.default_rng(2)
     bits, width = 16, 33
@@ -218,7 +219,7 @@ def test_totals_become_floats_with_one_rounding() -> None:
 ])
 def test_kernels_in_every_format_are_the_functional_model(policy: str, make: Any, lanes: int, together: int,
                                                           extreme: bool) -> None:
-    from hetcc.backends.fpga.rtl.simulate import simulate
+    from hetcc.backends.fpga.rtl.simulation.simulate import simulate
 
     graph = kernel(make(), policy)
     buffers = buffers_of(graph, extreme)
@@ -234,7 +235,7 @@ def test_kernels_in_every_format_are_the_functional_model(policy: str, make: Any
 
 
 def test_several_rows_pass_in_every_cycle() -> None:
-    from hetcc.backends.fpga.rtl.simulate import simulate
+    from hetcc.backends.fpga.rtl.simulation.simulate import simulate
 
     cycles = {}
     for rows in (32, 96):
@@ -262,7 +263,7 @@ def test_resources_are_those_synthesised(size: tuple[int, int, int], lut: int, r
 
 
 def test_primitives_are_counted_from_the_listing() -> None:
-    from hetcc.backends.fpga.rtl.synthesis import counted
+    from hetcc.backends.fpga.rtl.simulation.synthesis import counted
 
     text = "\n".join(f"     {count}   {cell}" for count, cell in (
         (3, "LUT6"), (2, "SRL16E"), (5, "FDRE"), (2, "DSP48E2"), (1, "RAMB18E2"), (1, "RAMB36E2"), (1, "RAM32M16"),

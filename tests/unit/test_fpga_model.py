@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hetcc.backends.fpga import cycles
-from hetcc.backends.fpga.stage_graph import NumberFormat
+from hetcc.backends.fpga.costs import cycles
+from hetcc.backends.fpga.stages.stage_graph import NumberFormat
 from hetcc.cost_model.device import load_device
 from hetcc.cost_model.fpga import BRAM_BYTES, URAM_BYTES, estimate_stages, mac_rate, on_chip_budget
 from hetcc.cost_model.price import FREE, Bound, price, reconfiguration

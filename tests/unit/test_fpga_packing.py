@@ -8,10 +8,12 @@ import random
 
 import pytest
 
-from hetcc.backends.fpga import sample
-from hetcc.backends.fpga.compose import compose
-from hetcc.backends.fpga.memory_map import HBM_BANK_BYTES, Master, MemoryMap
-from hetcc.backends.fpga.packing import (
+from hetcc.backends.fpga.compose.compose import compose
+from hetcc.backends.fpga.costs.unit_resources import CARD, Resources
+from hetcc.backends.fpga.memory.memory_map import HBM_BANK_BYTES, Master, MemoryMap
+from hetcc.backends.fpga.samples import scans as sample
+from hetcc.backends.fpga.stages.stage_graph import StageGraph
+from hetcc.backends.fpga.vendor.packing import (
     Demand,
     Packing,
     Table,
@@ -22,8 +24,6 @@ from hetcc.backends.fpga.packing import (
     pack,
     to_json,
 )
-from hetcc.backends.fpga.stage_graph import StageGraph
-from hetcc.backends.fpga.unit_resources import CARD, Resources
 from hetcc.capture import capture
 from hetcc.capture.model import CaptureRequest
 from hetcc.cost_model.price import reconfiguration

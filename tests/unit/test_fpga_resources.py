@@ -8,16 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from hetcc.backends.fpga import sample
-from hetcc.backends.fpga.choice import chosen
-from hetcc.backends.fpga.compose import compose
-from hetcc.backends.fpga.cycles import estimate_cycles
-from hetcc.backends.fpga.formats import POLICIES, with_policy
-from hetcc.backends.fpga.kernel_resources import kernel_resources, largest_share, top_k, total_of
-from hetcc.backends.fpga.rtl.merge import sorting_network
-from hetcc.backends.fpga.rtl.synthesis import synthesise, synthesise_kernel
-from hetcc.backends.fpga.stage_graph import Parallelism, StageGraph
-from hetcc.backends.fpga.unit_resources import (
+from hetcc.backends.fpga.compose.compose import compose
+from hetcc.backends.fpga.costs.choice import chosen
+from hetcc.backends.fpga.costs.cycles import estimate_cycles
+from hetcc.backends.fpga.costs.kernel_resources import kernel_resources, largest_share, top_k, total_of
+from hetcc.backends.fpga.costs.unit_resources import (
     CARD,
     MARGIN,
     NAMES,
@@ -31,6 +26,11 @@ from hetcc.backends.fpga.unit_resources import (
     run_merger,
     unpacker,
 )
+from hetcc.backends.fpga.formats import POLICIES, with_policy
+from hetcc.backends.fpga.rtl.simulation.synthesis import synthesise, synthesise_kernel
+from hetcc.backends.fpga.rtl.units.merge import sorting_network
+from hetcc.backends.fpga.samples import scans as sample
+from hetcc.backends.fpga.stages.stage_graph import Parallelism, StageGraph
 from hetcc.store import Store
 
 # yosys 0.70, from `python benchmarks/fpga/resources.py`. The first three were synthesised after the forms were written;
@@ -112,7 +112,7 @@ def test_selections_grow_with_what_they_are_offered_and_keep() -> None:
 
 @pytest.mark.slow
 def test_figures_are_kept_by_the_text_of_a_module(tmp_path: Path) -> None:
-    from hetcc.backends.fpga.rtl.merge import RowSorter
+    from hetcc.backends.fpga.rtl.units.merge import RowSorter
 
     def units() -> list[tuple[RowSorter, tuple[object, ...]]]:
         unit = RowSorter(2, 54)

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from hetcc.backends.contract import Supported
-from hetcc.backends.fpga.compose import compose
-from hetcc.backends.fpga.functional import execute
-from hetcc.backends.fpga.numbers import storage_type
+from hetcc.backends.fpga.compose.compose import compose
 from hetcc.backends.fpga.rtl import limits
-from hetcc.backends.fpga.stage_graph import StageGraph
+from hetcc.backends.fpga.stages.functional import execute
+from hetcc.backends.fpga.stages.numbers import storage_type
+from hetcc.backends.fpga.stages.stage_graph import StageGraph
 from hetcc.backends.fpga.support import verdicts_of
 from hetcc.capture.model import CaptureRequest
 from hetcc.capture.program import TorchProgram, graph_of

@@ -11,12 +11,12 @@ import numpy
 import pytest
 
 from hetcc.backends.contract import Rejected
-from hetcc.backends.fpga import numbers
-from hetcc.backends.fpga import sample_retrieval as sample
-from hetcc.backends.fpga.compose import compose
-from hetcc.backends.fpga.functional import execute
+from hetcc.backends.fpga.compose.compose import compose
 from hetcc.backends.fpga.rtl import limits
-from hetcc.backends.fpga.stage_graph import BufferRole, Compact, StageGraph, Store
+from hetcc.backends.fpga.samples import retrieval as sample
+from hetcc.backends.fpga.stages import numbers
+from hetcc.backends.fpga.stages.functional import execute
+from hetcc.backends.fpga.stages.stage_graph import BufferRole, Compact, StageGraph, Store
 from hetcc.ir import DType, Graph
 
 Buffers = dict[str, numpy.ndarray]
@@ -73,7 +73,7 @@ def check(graph: StageGraph, simulate: Callable[[Buffers], list[Any]], buffers: 
 
 
 def simulated(graph: StageGraph, **options: Any) -> Callable[[Buffers], list[Any]]:
-    from hetcc.backends.fpga.rtl.simulate import simulate
+    from hetcc.backends.fpga.rtl.simulation.simulate import simulate
 
     return lambda buffers: simulate(graph, buffers, 1, **options)
 
@@ -135,9 +135,10 @@ def test_limits_of_selections_are_said() -> None:
 @pytest.mark.slow
 @pytest.mark.requires_tool("verilator")
 def test_the_emitted_file_lists_what_the_functional_model_lists(tmp_path: Path) -> None:
-    from hetcc.backends.fpga.rtl import verilate, verilog
-    from hetcc.backends.fpga.rtl.library import Library
-    from hetcc.backends.fpga.rtl.top import StreamCore
+    from hetcc.backends.fpga.rtl import verilog
+    from hetcc.backends.fpga.rtl.cores.top import StreamCore
+    from hetcc.backends.fpga.rtl.simulation import verilate
+    from hetcc.backends.fpga.rtl.units.library import Library
 
     graph = composed(sample.threshold_scan(16, 5000, 300, 0.5))
     text = verilog.write(graph, "kernel_under_test", 1)
@@ -153,9 +154,9 @@ def test_the_emitted_file_lists_what_the_functional_model_lists(tmp_path: Path) 
 
 def on_memory(region: Graph, folder: Path, patterns: Sequence[str]) -> None:
     """Every buffer of a whole kernel, by ap_start and by doorbell, with and without a busy memory."""
-    from hetcc.backends.fpga import memory_map as places
-    from hetcc.backends.fpga.choice import chosen
-    from hetcc.backends.fpga.rtl.kernel_simulation import build_kernel, run_kernel
+    from hetcc.backends.fpga.costs.choice import chosen
+    from hetcc.backends.fpga.memory import memory_map as places
+    from hetcc.backends.fpga.rtl.simulation.kernel_simulation import build_kernel, run_kernel
     from hetcc.backends.fpga.rtl.verilog import write_kernel
 
     graph = chosen(composed(region))

@@ -12,12 +12,13 @@ import numpy
 import pytest
 
 from hetcc.backends.contract import Rejected
-from hetcc.backends.fpga import numbers, sample
-from hetcc.backends.fpga.choice import choose
-from hetcc.backends.fpga.compose import compose
-from hetcc.backends.fpga.cycles import estimate_cycles
-from hetcc.backends.fpga.functional import execute
-from hetcc.backends.fpga.stage_graph import BufferRole, Parallelism, StageGraph
+from hetcc.backends.fpga.compose.compose import compose
+from hetcc.backends.fpga.costs.choice import choose
+from hetcc.backends.fpga.costs.cycles import estimate_cycles
+from hetcc.backends.fpga.samples import scans as sample
+from hetcc.backends.fpga.stages import numbers
+from hetcc.backends.fpga.stages.functional import execute
+from hetcc.backends.fpga.stages.stage_graph import BufferRole, Parallelism, StageGraph
 from hetcc.errors import UserError
 from hetcc.ir import Graph
 
@@ -64,7 +65,7 @@ def run_unit(unit: Any, left: numpy.ndarray, right: numpy.ndarray) -> numpy.ndar
 
 @pytest.mark.parametrize(("name", "function"), [("Multiplier", numpy.multiply), ("Adder", numpy.add)])
 def test_units_agree_with_ieee_and_flush(name: str, function: Callable[..., numpy.ndarray]) -> None:
-    from hetcc.backends.fpga.rtl import fp32
+    from hetcc.backends.fpga.rtl.units import fp32
 
     left, right = operand_pairs(700)
     got = run_unit(getattr(fp32, name)(), left, right)
@@ -138,7 +139,7 @@ def check(graph: StageGraph, simulate: Callable[[dict[str, numpy.ndarray]], list
 
 @pytest.mark.parametrize("pattern", ["random", "tied", "masked", "all masked", "ascending", "equal", "extreme"])
 def test_a_kernel_is_the_functional_model(pattern: str) -> None:
-    from hetcc.backends.fpga.rtl.simulate import simulate
+    from hetcc.backends.fpga.rtl.simulation.simulate import simulate
 
     graph = composed(sample.weighted_scan(1, 1, 2, 4, 16, 4))
     check(graph, lambda buffers: simulate(graph, buffers, 2), pattern)
@@ -146,7 +147,7 @@ def test_a_kernel_is_the_functional_model(pattern: str) -> None:
 
 @pytest.mark.parametrize("lanes", [1, 2, 4])
 def test_bits_do_not_depend_on_the_lanes(lanes: int) -> None:
-    from hetcc.backends.fpga.rtl.simulate import simulate
+    from hetcc.backends.fpga.rtl.simulation.simulate import simulate
 
     graph = composed(sample.weighted_scan(1, 1, 4, 3, 9, 3))
     check(graph, lambda buffers: simulate(graph, buffers, lanes), "random")
@@ -162,7 +163,7 @@ def test_bits_do_not_depend_on_the_lanes(lanes: int) -> None:
 @pytest.mark.parametrize("stall", [0.0, 0.4])
 def test_every_form_streams_with_and_without_pauses(make: Callable[[], Graph], stall: float) -> None:
     from hetcc.backends.fpga.rtl import limits
-    from hetcc.backends.fpga.rtl.simulate import simulate
+    from hetcc.backends.fpga.rtl.simulation.simulate import simulate
 
     graph = composed(make())
     assert limits.check(graph) is None
@@ -170,7 +171,7 @@ def test_every_form_streams_with_and_without_pauses(make: Callable[[], Graph], s
 
 
 def test_rows_pass_at_the_estimated_rate() -> None:
-    from hetcc.backends.fpga.rtl.simulate import simulate
+    from hetcc.backends.fpga.rtl.simulation.simulate import simulate
 
     cycles = {}
     for rows in (16, 48):
@@ -200,7 +201,7 @@ def test_limits_of_the_hardware_are_said(make: Callable[[], Graph], rule: str) -
 
 @pytest.mark.parametrize("together", [1, 2])
 def test_rows_without_an_inner_product_pass_whole(together: int) -> None:
-    from hetcc.backends.fpga.rtl.simulate import simulate
+    from hetcc.backends.fpga.rtl.simulation.simulate import simulate
 
     graph = composed(sample.bound_scan(4, 8, 3))
     check(graph, lambda buffers: simulate(graph, buffers, 1, together=together), "extreme")
@@ -221,9 +222,10 @@ def test_page_bounds_are_those_of_binary64() -> None:
 @pytest.mark.slow
 @pytest.mark.requires_tool("verilator")
 def test_the_emitted_file_is_the_functional_model(tmp_path: Path) -> None:
-    from hetcc.backends.fpga.rtl import verilate, verilog
-    from hetcc.backends.fpga.rtl.library import Library
-    from hetcc.backends.fpga.rtl.top import StreamCore
+    from hetcc.backends.fpga.rtl import verilog
+    from hetcc.backends.fpga.rtl.cores.top import StreamCore
+    from hetcc.backends.fpga.rtl.simulation import verilate
+    from hetcc.backends.fpga.rtl.units.library import Library
 
     graph = composed(sample.weighted_scan(2, 1, 4, 4, 64, 8))
     lanes = 2

@@ -12,18 +12,21 @@ from xml.etree import ElementTree
 import numpy
 import pytest
 
-from hetcc.backends.fpga import memory_map as places
-from hetcc.backends.fpga import numbers, packaging, sample, tools
-from hetcc.backends.fpga.compose import compose
-from hetcc.backends.fpga.functional import execute
-from hetcc.backends.fpga.kernel_cycles import kernel_cycles
-from hetcc.backends.fpga.layout import Layout, is_wide
-from hetcc.backends.fpga.memory_map import memory_map
+from hetcc.backends.fpga import tools
+from hetcc.backends.fpga.compose.compose import compose
+from hetcc.backends.fpga.costs.kernel_cycles import kernel_cycles
+from hetcc.backends.fpga.memory import memory_map as places
+from hetcc.backends.fpga.memory.hbm import HbmModel
+from hetcc.backends.fpga.memory.layout import Layout, is_wide
+from hetcc.backends.fpga.memory.memory_map import memory_map
 from hetcc.backends.fpga.program import load_program
-from hetcc.backends.fpga.rtl.hbm import HbmModel
-from hetcc.backends.fpga.runs import runs_of
-from hetcc.backends.fpga.simulated import SimulatedXrt, Simulators
-from hetcc.backends.fpga.stage_graph import Access, Axis, BufferRole, Parallelism, StageGraph
+from hetcc.backends.fpga.samples import scans as sample
+from hetcc.backends.fpga.stages import numbers
+from hetcc.backends.fpga.stages.functional import execute
+from hetcc.backends.fpga.stages.runs import runs_of
+from hetcc.backends.fpga.stages.stage_graph import Access, Axis, BufferRole, Parallelism, StageGraph
+from hetcc.backends.fpga.vendor import packaging
+from hetcc.backends.fpga.xrt.simulated import SimulatedXrt, Simulators
 from hetcc.errors import UserError
 from hetcc.ir import Graph
 
@@ -203,7 +206,7 @@ def buffers_of(graph: StageGraph, pattern: str, seed: int = 5) -> dict[str, nump
 
 
 def build(region: Graph, folder: Path, parallel: Parallelism) -> StageGraph:
-    from hetcc.backends.fpga.rtl.kernel_simulation import build_kernel
+    from hetcc.backends.fpga.rtl.simulation.kernel_simulation import build_kernel
     from hetcc.backends.fpga.rtl.verilog import write_kernel
 
     graph = replace(composed(region), parallel=parallel)
@@ -213,7 +216,7 @@ def build(region: Graph, folder: Path, parallel: Parallelism) -> StageGraph:
 
 def compare(graph: StageGraph, folder: Path, pattern: str, **options: Any) -> Any:
     """Every buffer, the table and the inputs included, must be what the functional model leaves."""
-    from hetcc.backends.fpga.rtl.kernel_simulation import run_kernel
+    from hetcc.backends.fpga.rtl.simulation.kernel_simulation import run_kernel
 
     got = buffers_of(graph, pattern)
     expected = {name: array.copy() for name, array in got.items()}
@@ -252,7 +255,7 @@ def test_a_kernel_on_memory_is_the_functional_model(make: Callable[[], Graph], p
 @pytest.mark.slow
 @pytest.mark.requires_tool("verilator")
 def test_a_small_kernel_runs_once_and_by_doorbell(tmp_path: Path) -> None:
-    from hetcc.backends.fpga.rtl.kernel_simulation import run_kernel
+    from hetcc.backends.fpga.rtl.simulation.kernel_simulation import run_kernel
 
     graph = build(sample.weighted_scan(1, 1, 1, 4, 16, 2), tmp_path, Parallelism())
     once = compare(graph, tmp_path, "random")

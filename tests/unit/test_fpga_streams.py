@@ -12,17 +12,19 @@ import numpy
 import pytest
 
 from hetcc.backends.contract import Rejected
-from hetcc.backends.fpga import attention, numbers, sample, weights
-from hetcc.backends.fpga.choice import choose
-from hetcc.backends.fpga.compose import compose
+from hetcc.backends.fpga.compose import weights
+from hetcc.backends.fpga.compose.compose import compose
+from hetcc.backends.fpga.costs.choice import choose
 from hetcc.backends.fpga.emit import emit
 from hetcc.backends.fpga.formats import format_of, with_policy
-from hetcc.backends.fpga.functional import execute
-from hetcc.backends.fpga.packed import argument_of, pack
 from hetcc.backends.fpga.program import load_program
 from hetcc.backends.fpga.rtl import limits
-from hetcc.backends.fpga.sample_attention import fused_attention, memory_attention
-from hetcc.backends.fpga.stage_graph import BufferRole, InnerProduct, Parallelism, StageGraph
+from hetcc.backends.fpga.samples import scans as sample
+from hetcc.backends.fpga.samples.attention import fused_attention, memory_attention
+from hetcc.backends.fpga.stages import attention, numbers
+from hetcc.backends.fpga.stages.functional import execute
+from hetcc.backends.fpga.stages.packed import argument_of, pack
+from hetcc.backends.fpga.stages.stage_graph import BufferRole, InnerProduct, Parallelism, StageGraph
 from hetcc.ir import Graph
 from hetcc.ir.subgraph import interface_of
 
@@ -69,9 +71,9 @@ def buffers_of(graph: StageGraph, pattern: str, seed: int = 0) -> dict[str, nump
 
 def stored(graph: StageGraph, values: numpy.ndarray) -> numpy.ndarray:
     """What leaves the core, laid out as the only store writes it."""
-    from hetcc.backends.fpga.functional import addresses
-    from hetcc.backends.fpga.rtl.stream_output import stored_loops
-    from hetcc.backends.fpga.stage_graph import Store
+    from hetcc.backends.fpga.rtl.memory.stream_output import stored_loops
+    from hetcc.backends.fpga.stages.functional import addresses
+    from hetcc.backends.fpga.stages.stage_graph import Store
 
     store = graph.of_kind(Store)[0]
     size = math.prod(graph.buffer(store.target.buffer).shape)
@@ -84,7 +86,7 @@ def stored(graph: StageGraph, values: numpy.ndarray) -> numpy.ndarray:
 
 def check(graph: StageGraph, pattern: str, *, stall: float = 0.0, lanes: int = 0, together: int = 1) -> list[int]:
     """The hardware in Amaranth's simulator against the functional model; cycles of each instance."""
-    from hetcc.backends.fpga.rtl.simulate import simulate
+    from hetcc.backends.fpga.rtl.simulation.simulate import simulate
 
     buffers = buffers_of(graph, pattern)
     got = simulate(graph, {name: array.copy() for name, array in buffers.items()}, lanes or choose(graph).lanes,
@@ -176,7 +178,7 @@ EDGES = numpy.array([
 
 
 def test_the_exponential_unit_is_the_model() -> None:
-    from hetcc.backends.fpga.rtl.exponential import Exponential
+    from hetcc.backends.fpga.rtl.units.exponential import Exponential
 
     random = numpy.random.default_rng(0)
     # Whole powers of two and their neighbours, where the fraction wraps.
@@ -190,7 +192,7 @@ def test_the_exponential_unit_is_the_model() -> None:
 
 
 def test_the_divider_rounds_as_ieee_does() -> None:
-    from hetcc.backends.fpga.rtl.divide import Divider
+    from hetcc.backends.fpga.rtl.units.divide import Divider
 
     random = numpy.random.default_rng(1)
     left, right = (random.integers(0, 2**32, 500, dtype=numpy.uint32) for _ in range(2))
@@ -209,8 +211,8 @@ def test_the_divider_rounds_as_ieee_does() -> None:
 def test_terms_one_after_another_are_added_as_the_tree_adds_them(count: int, contexts: int) -> None:
     from amaranth.sim import Simulator
 
-    from hetcc.backends.fpga.rtl.fold import Fold
-    from hetcc.backends.fpga.rtl.library import Library
+    from hetcc.backends.fpga.rtl.units.fold import Fold
+    from hetcc.backends.fpga.rtl.units.library import Library
 
     random = numpy.random.default_rng(count)
     sums = 3
@@ -310,7 +312,7 @@ def test_a_loaded_product_with_a_weight_is_near_float64(policy: str, error: floa
 
 
 def build(graph: StageGraph, folder: Path) -> None:
-    from hetcc.backends.fpga.rtl.kernel_simulation import build_kernel
+    from hetcc.backends.fpga.rtl.simulation.kernel_simulation import build_kernel
     from hetcc.backends.fpga.rtl.verilog import write_kernel
 
     text = write_kernel(graph, "kernel_under_test")
@@ -319,7 +321,7 @@ def build(graph: StageGraph, folder: Path) -> None:
 
 def compare(graph: StageGraph, folder: Path, pattern: str, **options: float) -> int:
     """Every buffer must be what the functional model leaves; cycles of the run."""
-    from hetcc.backends.fpga.rtl.kernel_simulation import run_kernel
+    from hetcc.backends.fpga.rtl.simulation.kernel_simulation import run_kernel
 
     got = buffers_of(graph, pattern)
     expected = {name: array.copy() for name, array in got.items()}

@@ -8,9 +8,9 @@ from typing import Any
 import numpy
 import pytest
 
-from hetcc.backends.fpga import numbers
-from hetcc.backends.fpga.cycles import run_rows, sorter_stages, topk_cycles
-from hetcc.backends.fpga.functional import select
+from hetcc.backends.fpga.costs.cycles import run_rows, sorter_stages, topk_cycles
+from hetcc.backends.fpga.stages import numbers
+from hetcc.backends.fpga.stages.functional import select
 
 SPECIAL = numpy.array([-2, -1, -0.0, 0.0, 1, 1.5, math.nan, math.inf, -math.inf, 7, 8, 9], numpy.float32)
 
@@ -30,8 +30,8 @@ def selected(scores: numpy.ndarray, k: int, largest: bool, width: int, pauses: f
     """Indices, bits of the values, and cycles of the last of several runs on the same unit."""
     from amaranth.sim import Simulator
 
-    from hetcc.backends.fpga.rtl.library import Library
-    from hetcc.backends.fpga.rtl.topk import TopKUnit
+    from hetcc.backends.fpga.rtl.units.library import Library
+    from hetcc.backends.fpga.rtl.units.topk import TopKUnit
 
     unit = TopKUnit(Library(shared=False), k, largest, len(scores), width)
     random = numpy.random.default_rng(1)
@@ -110,7 +110,7 @@ def test_a_run_is_a_power_of_two_that_holds_k(k: int, width: int, rows: int) -> 
 @pytest.mark.parametrize("width", [1, 2, 4, 8])
 def test_the_sorting_network_sorts_every_row_of_zeros_and_ones(width: int) -> None:
     """By the 0-1 principle it then sorts everything."""
-    from hetcc.backends.fpga.rtl.merge import sorting_network
+    from hetcc.backends.fpga.rtl.units.merge import sorting_network
 
     stages = sorting_network(width)
     assert len(stages) == sorter_stages(width)
@@ -126,9 +126,9 @@ def test_the_sorting_network_sorts_every_row_of_zeros_and_ones(width: int) -> No
 @pytest.mark.requires_tool("verilator")
 @pytest.mark.parametrize("order", ["random", "ascending", "equal", "half masked", "tied"])
 def test_the_emitted_unit_selects_the_same_at_sixteen_scores_per_cycle(order: str) -> None:
-    from hetcc.backends.fpga.rtl.harness import UnitSimulator
-    from hetcc.backends.fpga.rtl.library import Library
-    from hetcc.backends.fpga.rtl.topk import TopKUnit
+    from hetcc.backends.fpga.rtl.simulation.harness import UnitSimulator
+    from hetcc.backends.fpga.rtl.units.library import Library
+    from hetcc.backends.fpga.rtl.units.topk import TopKUnit
 
     count, k, width = 5003, 300, 16
     library = Library(shared=True)
@@ -149,10 +149,10 @@ def test_the_emitted_unit_selects_the_same_at_sixteen_scores_per_cycle(order: st
 @pytest.mark.slow
 @pytest.mark.requires_tool("verilator")
 def test_more_than_a_million_scores_have_longer_indices() -> None:
-    from hetcc.backends.fpga.rtl.compaction import CompactUnit
-    from hetcc.backends.fpga.rtl.harness import UnitSimulator
-    from hetcc.backends.fpga.rtl.library import Library
-    from hetcc.backends.fpga.rtl.topk import TopKUnit
+    from hetcc.backends.fpga.rtl.simulation.harness import UnitSimulator
+    from hetcc.backends.fpga.rtl.units.compaction import CompactUnit
+    from hetcc.backends.fpga.rtl.units.library import Library
+    from hetcc.backends.fpga.rtl.units.topk import TopKUnit
 
     count, k, width = 2**20 + 37, 20, 16
     rows, cycles = -(-count // width), topk_cycles(count, k, width)

@@ -8,7 +8,8 @@ import numpy
 import pytest
 
 from hetcc.backends.contract import EmittedRegion
-from hetcc.backends.fpga import formats, sample
+from hetcc.backends.fpga import formats
+from hetcc.backends.fpga.samples import scans as sample
 from hetcc.capture.model import CaptureRequest
 from hetcc.emission import _emit_fpga
 from hetcc.errors import UserError

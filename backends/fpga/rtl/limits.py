@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from hetcc.backends.contract import Rejected
-from hetcc.backends.fpga.cycles import extent_product
-from hetcc.backends.fpga.cycles_selections import MAX_ROWS
-from hetcc.backends.fpga.elements import COMPARISONS, LOGIC
-from hetcc.backends.fpga.gathers import check_gathers
-from hetcc.backends.fpga.limits_attention import check_weighted_sum
-from hetcc.backends.fpga.long_rows import check_long, long_rows
-from hetcc.backends.fpga.packed import is_packed
-from hetcc.backends.fpga.slices import slice_words
-from hetcc.backends.fpga.stage_graph import (
+from hetcc.backends.fpga.costs.cycles import extent_product
+from hetcc.backends.fpga.costs.cycles_selections import MAX_ROWS
+from hetcc.backends.fpga.rtl.limits_attention import check_weighted_sum
+from hetcc.backends.fpga.stages.elements import COMPARISONS, LOGIC
+from hetcc.backends.fpga.stages.gathers import check_gathers
+from hetcc.backends.fpga.stages.long_rows import check_long, long_rows
+from hetcc.backends.fpga.stages.packed import is_packed
+from hetcc.backends.fpga.stages.slices import slice_words
+from hetcc.backends.fpga.stages.stage_graph import (
     Access,
     Compact,
     Export,

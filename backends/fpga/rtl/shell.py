@@ -15,20 +15,20 @@ from typing import Any, cast
 
 from amaranth import Cat, ClockDomain, ClockSignal, Const, Elaboratable, Instance, Module, Mux, ResetSignal, Signal
 
-from hetcc.backends.fpga import memory_map as places
-from hetcc.backends.fpga.layout import is_wide, layout_of
-from hetcc.backends.fpga.memory_map import MemoryMap, memory_map
-from hetcc.backends.fpga.rtl.axi import (
+from hetcc.backends.fpga.memory import memory_map as places
+from hetcc.backends.fpga.memory.layout import is_wide, layout_of
+from hetcc.backends.fpga.memory.memory_map import MemoryMap, memory_map
+from hetcc.backends.fpga.rtl.control import AxiLiteControl
+from hetcc.backends.fpga.rtl.cores.stationary import loops_of
+from hetcc.backends.fpga.rtl.memory.axi import (
     MAX_BURST,
     READ_BUFFER_BEATS,
     SMALL_BUFFER_BEATS,
     AxiMaster,
     WordWriter,
 )
-from hetcc.backends.fpga.rtl.axi_streams import Nest
-from hetcc.backends.fpga.rtl.control import AxiLiteControl
-from hetcc.backends.fpga.rtl.library import Library
-from hetcc.backends.fpga.rtl.movers import (
+from hetcc.backends.fpga.rtl.memory.axi_streams import Nest
+from hetcc.backends.fpga.rtl.memory.movers import (
     AppendMover,
     Placed,
     Program,
@@ -42,13 +42,13 @@ from hetcc.backends.fpga.rtl.movers import (
     place_placer,
     place_reader,
 )
-from hetcc.backends.fpga.rtl.row_fetch import RowFetch
-from hetcc.backends.fpga.rtl.stationary import loops_of
-from hetcc.backends.fpga.rtl.stream_output import stored_loops
-from hetcc.backends.fpga.rtl.wide import place_regrouper, place_wide_scan
-from hetcc.backends.fpga.runs import granule_of, runs_of
-from hetcc.backends.fpga.slices import other_tables
-from hetcc.backends.fpga.stage_graph import Gather, Scan, StageGraph, Store
+from hetcc.backends.fpga.rtl.memory.row_fetch import RowFetch
+from hetcc.backends.fpga.rtl.memory.stream_output import stored_loops
+from hetcc.backends.fpga.rtl.memory.wide import place_regrouper, place_wide_scan
+from hetcc.backends.fpga.rtl.units.library import Library
+from hetcc.backends.fpga.stages.runs import granule_of, runs_of
+from hetcc.backends.fpga.stages.slices import other_tables
+from hetcc.backends.fpga.stages.stage_graph import Gather, Scan, StageGraph, Store
 
 SMALL_BURST = 16
 

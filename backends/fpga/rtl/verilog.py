@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hetcc.backends.fpga import tools
-from hetcc.backends.fpga.layout import is_wide
+from hetcc.backends.fpga.memory.layout import is_wide
 from hetcc.backends.fpga.rtl.limits import check
-from hetcc.backends.fpga.stage_graph import Parallelism, StageGraph, row_words
+from hetcc.backends.fpga.stages.stage_graph import Parallelism, StageGraph, row_words
 from hetcc.errors import UserError
 
 if TYPE_CHECKING:
-    from hetcc.backends.fpga.rtl.library import Library
-    from hetcc.backends.fpga.rtl.top import StreamCore
+    from hetcc.backends.fpga.rtl.cores.top import StreamCore
+    from hetcc.backends.fpga.rtl.units.library import Library
 
 _SCRIPT = """\
 proc -nomux -norom
@@ -102,8 +102,8 @@ def _core_of(graph: StageGraph, kernel: str, lanes: int, together: int = 1, *,
     if beyond is not None:
         raise UserError("HET-F001", str(beyond), where=kernel, fix="it still runs in the functional model")
     tools.require_yosys()
-    from hetcc.backends.fpga.rtl.cores import core_of
-    from hetcc.backends.fpga.rtl.library import Library
+    from hetcc.backends.fpga.rtl.cores.cores import core_of
+    from hetcc.backends.fpga.rtl.units.library import Library
 
     library = Library(shared=True)
     words = row_words(graph) * together if whole_steps else None

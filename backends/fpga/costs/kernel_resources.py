@@ -1,0 +1,200 @@
+"""What a whole kernel takes of the card: the closed forms of its units, times how often its structure has them.
+
+All *estimated*. ``rtl/simulation/synthesis.py`` synthesises the same kernel module by module; docs/fpga.md has both,
+and a whole small kernel synthesised flat.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from hetcc.backends.fpga.costs.cycles import (
+    StageCost,
+    accumulator_bits,
+    extent_product,
+    row_width,
+    run_rows,
+    stage_costs,
+)
+from hetcc.backends.fpga.costs.resources_long import long_products, long_stationary
+from hetcc.backends.fpga.costs.unit_resources import (
+    ADD_FP32,
+    CARD,
+    ENTRY_BITS,
+    MARGIN,
+    MULTIPLY_BF16,
+    MULTIPLY_FP32,
+    NOTHING,
+    WORD_WRITER,
+    Resources,
+    assembler,
+    burst_reader,
+    control_slave,
+    integer_dots,
+    integer_to_float,
+    memory,
+    quantiser,
+    row_sorter,
+    run_merger,
+    together,
+    unpacker,
+    write_combiner,
+)
+from hetcc.backends.fpga.memory.memory_map import MemoryMap, memory_map, side_accesses
+from hetcc.backends.fpga.stages.long_rows import long_rows
+from hetcc.backends.fpga.stages.runs import WORD_BYTES
+from hetcc.backends.fpga.stages.stage_graph import (
+    Access,
+    Append,
+    Compact,
+    Gather,
+    InnerProduct,
+    Map,
+    NumberFormat,
+    Parallelism,
+    Scan,
+    StageGraph,
+    Store,
+    TopK,
+    row_words,
+)
+
+TABLE_BUFFER_BEATS, SMALL_BUFFER_BEATS = 512, 64
+TABLE_BURST_BEATS, SMALL_BURST_BEATS = 64, 16
+_RAMB36_BITS, _URAM_BITS = 36 * 1024, 288 * 1024
+
+
+def kernel_resources(graph: StageGraph) -> dict[str, Resources]:
+    """Resources by part: every stage, the rows on their way to it, stationary operands, and the shell.
+
+    Args:
+        graph: the kernel, as wide as its ``parallel`` says (one lane when it says nothing).
+    """
+    parallel = graph.parallel or Parallelism()
+    costs = stage_costs(graph, parallel)
+    found = {cost.name: _arithmetic(graph, cost) for cost in costs}
+    latency = sum(cost.latency_cycles for cost in costs
+                  if not isinstance(graph.stage(cost.name), (Scan, TopK, Compact, Gather)))
+    found["rows"] = _rows(graph, parallel, latency)
+    found["stationary"] = together(_stationary(graph, parallel))
+    for stage in graph.of_kind(TopK):
+        found[stage.name] = top_k(stage.k, _offered(graph, stage, parallel))
+    found["shell"] = _shell(graph, memory_map(graph))
+    return {name: one for name, one in found.items() if one != NOTHING}
+
+
+def total_of(parts: Mapping[str, Resources]) -> Resources:
+    """The sum of all parts."""
+    return together(parts.values())
+
+
+def largest_share(resources: Resources) -> float:
+    """The largest part of any resource of the card within its margin; above 1 it does not fit."""
+    return max(resources.shares(CARD).values()) / MARGIN
+
+
+def top_k(k: int, offered: int) -> Resources:
+    """A selection of ``offered`` candidates per cycle: sort keys, sorter, mergers, the list kept, and the result."""
+    width = row_width(offered)
+    rows = run_rows(k, width)
+    parts = [row_sorter(width), run_merger(width, rows, keep=True), memory(rows, width * ENTRY_BITS)]
+    parts += [run_merger(width, 1 << level) for level in range((rows - 1).bit_length())]
+    entries = Resources(95 * offered + 54 * (width - 1), width * ENTRY_BITS, 0, 0, 0)
+    counters = Resources(180, 40 + 6 * (rows - 1).bit_length(), 0, 0, 0)
+    return together((*parts, entries, counters))
+
+
+def _offered(graph: StageGraph, stage: TopK, parallel: Parallelism) -> int:
+    rows = math.prod(axis.extent for axis in graph.keys)
+    return max(parallel.together * extent_product(graph, stage.over) // rows, 1)
+
+
+def _arithmetic(graph: StageGraph, cost: StageCost) -> Resources:
+    """Units of a stage; registers follow from how many of each kind there are."""
+    stage = graph.stage(cost.name)
+    form = stage.format if isinstance(stage, InnerProduct) else NumberFormat.FP32
+    if isinstance(stage, InnerProduct) and form.integer_bits:
+        return _integers(graph, stage, graph.parallel or Parallelism())
+    unit = MULTIPLY_BF16 if form is NumberFormat.BF16 else MULTIPLY_FP32
+    products = cost.dsp / unit.dsp
+    adders = max(cost.lut - products * unit.lut, 0) / ADD_FP32.lut
+    held = _blocks(cost) if cost.memory in ("bram", "uram") and not isinstance(stage, (TopK, InnerProduct)) else NOTHING
+    return Resources(cost.lut, products * unit.register + adders * ADD_FP32.register, cost.dsp, 0, 0).plus(held)
+
+
+def _blocks(cost: StageCost) -> Resources:
+    """State of a stage without a form of its own, counted in bits."""
+    if cost.memory == "uram":
+        return Resources(0, 0, 0, 0, math.ceil(cost.state_bits / _URAM_BITS))
+    return Resources(0, 0, 0, math.ceil(cost.state_bits / _RAMB36_BITS), 0)
+
+
+def _integers(graph: StageGraph, stage: InnerProduct, parallel: Parallelism) -> Resources:
+    """Converters of the rows, multipliers with exact sums, and converters of the totals."""
+    if (long := long_rows(graph)) is not None:
+        return long_products(long).times(parallel.together)
+    depth, bits = extent_product(graph, stage.over), stage.format.integer_bits
+    lanes = min(parallel.lanes, extent_product(graph, stage.lanes))
+    pairs = lanes // 2 if stage.format is NumberFormat.INT8 else 0
+    row = together((quantiser(depth, bits), integer_dots(depth, bits, 1).times(lanes - 2 * pairs),
+                    integer_dots(depth, bits, 2).times(pairs),
+                    integer_to_float(accumulator_bits(depth, bits)).times(lanes)))
+    return row.times(parallel.together)
+
+
+def _rows(graph: StageGraph, parallel: Parallelism, latency: int) -> Resources:
+    """A step's rows while they are put together and while they pass; operands that differ by row travel beside them."""
+    bits = (32 * row_words(graph) if long_rows(graph) is None else 8 * WORD_BYTES) * parallel.together
+    sides = 32 * len(side_accesses(graph)) * parallel.together
+    return Resources(1.1 * bits, 2 * bits + sides * (latency + 1), 0, 0, 0)
+
+
+def _stationary(graph: StageGraph, parallel: Parallelism) -> list[Resources]:
+    """Memories of what is loaded before the first row, a word wide, as deep as a row has groups of lanes."""
+    found = []
+    first = True
+    keys = {axis.name for axis in graph.keys}
+    for stage in graph.stages:
+        if isinstance(stage, InnerProduct):
+            depth, results = extent_product(graph, stage.over), extent_product(graph, stage.lanes)
+            if not first:
+                depth, results = 1, depth
+            long = long_rows(graph) if first else None
+            found.append(long_stationary(long) if long is not None else
+                         _held(results, depth, stage.format.integer_bits or 32, parallel.lanes))
+            first = False
+        if isinstance(stage, Map):
+            found += [_held(max(extent_product(graph, stage.lanes), 1), 1, 32, parallel.lanes)
+                      for part in stage.operands if isinstance(part, Access)
+                      and not {name for name, _ in part.strides} & keys]
+    return found
+
+
+def _held(results: int, depth: int, bits: int, lanes: int) -> Resources:
+    """``depth`` words for each of ``results`` lanes, of which ``lanes`` are read at a time."""
+    width = min(lanes, results)
+    groups = results // width
+    one = Resources(0, bits, 0, 0, 0) if groups == 1 else memory(groups, bits)
+    return one.times(width * depth).plus(Resources(20 + width * depth / 2, 30, 0, 0, 0))
+
+
+def _shell(graph: StageGraph, places: MemoryMap) -> Resources:
+    """Registers, channels, and what turns words of memory into rows."""
+    tables = {scan.table.buffer for scan in graph.of_kind(Scan)}
+    table_masters = {argument.master for name in tables for argument in places.of_buffer(name)}
+    others = [master for master in places.masters if master.number not in table_masters]
+    writers = sum(master.writes for master in places.masters)
+    elements = 4 if not graph.of_kind(Scan) else graph.of_kind(Scan)[0].element.size_bytes
+    sinks = len(graph.of_kind(Store)) + len(graph.of_kind(Append))
+    return together((
+        control_slave(len(places.pointers), len(places.arguments) - len(places.pointers)),
+        burst_reader(TABLE_BUFFER_BEATS, TABLE_BURST_BEATS).times(len(table_masters)),
+        burst_reader(SMALL_BUFFER_BEATS, SMALL_BURST_BEATS).times(len(others)),
+        unpacker((64,)).times(len(table_masters)), unpacker((4,)).times(len(others)),
+        assembler(8 * elements, 1), write_combiner(elements).times(sinks), WORD_WRITER.times(writers),
+        # Choosing among what writes to one master costs about one table per bit of a word and source.
+        Resources(640 * (sinks + 1) + 700, 700, 0, 0, 0)))
+
+
+__all__ = ["kernel_resources", "largest_share", "top_k", "total_of"]

@@ -1,0 +1,1 @@
+"""The streaming cores: stages chained into one pipeline."""

@@ -1,0 +1,1 @@
+"""Between the masters and the core: bursts, streams, feeders and writers."""

@@ -1,0 +1,1 @@
+"""Runs hardware: in the simulators of Amaranth and Verilator, on modelled memory, and through synthesis."""

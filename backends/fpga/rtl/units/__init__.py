@@ -1,0 +1,1 @@
+"""Arithmetic, sorting and selection units of the hardware."""

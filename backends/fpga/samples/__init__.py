@@ -1,0 +1,1 @@
+"""Small regions of the forms that stream, built by hand."""

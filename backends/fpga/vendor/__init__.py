@@ -1,0 +1,1 @@
+"""Files for the vendor's tools, what drives these tools, and what is read from their reports."""

@@ -1,0 +1,1 @@
+"""What hetcc knows of the Xilinx Runtime: containers, the driver, and three devices that stand behind it."""
