@@ -51,6 +51,8 @@ class EmittedRegion:
     """Path of the file the runtime loads, relative like ``files``; empty for the host."""
     policy: str = "exact"
     """Numeric policy of what was made; see ``--policy``."""
+    exact_because: str = ""
+    """Why it is exact although another policy was asked for."""
 
 
 class Support(Protocol):

@@ -83,9 +83,17 @@ def price(works: Sequence[WorkItem], device: Device, baseline: str | None = None
                  tuple(dict.fromkeys(number.source for number in deciding)))
 
 
-def region_launch(device: Device, baseline: str | None = None) -> Price:
-    """The price of launching one region."""
-    launch = device.baseline(baseline).region_launch_s
+def region_launch(device: Device, baseline: str | None = None, *, by_doorbell: bool = False) -> Price:
+    """The price of launching one region.
+
+    Args:
+        device: where.
+        baseline: which of its baselines.
+        by_doorbell: of kernels that run all the time and are told to look, where the device has such.
+    """
+    chosen = device.baseline(baseline)
+    rung = chosen.doorbell_launch_s if by_doorbell else None
+    launch = chosen.region_launch_s if rung is None else rung
     active = device.power.active_w
     return Price(launch.value, launch.value * active.value, Bound.LAUNCH, launch.low, launch.high, launch.kind,
                  launch.low * active.low, launch.high * active.high, Parts(launch.value, 0.0, 0.0, 0.0),

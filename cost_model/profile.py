@@ -137,6 +137,9 @@ class Baseline(Record):
     replayed_launch_s: Quantity | None = Field(
         default=None, description="per cluster, replayed from a recorded graph; present if regions are recorded")
     region_launch_s: Quantity = Field(description="per region: host call and completion")
+    doorbell_launch_s: Quantity | None = Field(
+        default=None, description="per region of a kernel that runs all the time: a word written, an answer read; "
+                                  "absent: there are no such kernels")
     overlap_exponent: Quantity | None = Field(
         default=None, description="p of (memory^p + compute^p)^(1/p): 1 is no overlap; absent: perfect overlap")
     tiles: Tiles | None = Field(default=None, description="absent: products are not cut into tiles")

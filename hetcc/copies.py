@@ -1,10 +1,11 @@
 """Independent work on all processors, in copies of this process.
 
-For work in plain Python on data that is there already: a copy (``fork``) has it at no cost, and only results travel.
+For work on data and libraries that are there already: a copy (``fork``) has them at no cost, and only results travel.
 """
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator
@@ -18,27 +19,34 @@ _works: dict[int, Callable[[int], Any]] = {}
 """What copies do, by who asked; a copy finds it here because it is one."""
 
 
+def processors() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 def in_copies(work: Callable[[int], Result], count: int, least: int = 8) -> Iterator[Result]:
     """``work(0)`` to ``work(count - 1)``, in order.
 
     Args:
-        work: does one piece; must not start threads, nor need what other threads of this process hold.
+        work: does one piece; must not need threads of this process, nor what they hold.
         count: how many pieces there are.
         least: fewer pieces are done here, and so are all on a single processor. What a copy failed on is done here
             too, so that errors are raised as if there were no copies.
     """
-    processes = min(len(os.sched_getaffinity(0)), count)
+    processes = min(processors(), count)
     if count < least or processes < 2:
         yield from map(work, range(count))
         return
     ForkingPickler.register(MappingProxyType, _proxy_parts)
     key = id(work)
     _works[key] = work
+    gc.freeze()  # a collection in a copy would write to every page it shares with this process
     try:
         with ProcessPoolExecutor(processes, multiprocessing.get_context("fork")) as pool:
             for place, future in enumerate([pool.submit(_piece, key, place) for place in range(count)]):
                 yield future.result() if future.exception() is None else work(place)
     finally:
+        gc.unfreeze()
         del _works[key]
 
 
@@ -54,4 +62,4 @@ def _proxy(entries: dict[Any, Any]) -> MappingProxyType[Any, Any]:
     return MappingProxyType(entries)
 
 
-__all__ = ["in_copies"]
+__all__ = ["in_copies", "processors"]

@@ -18,6 +18,7 @@ from hetcc.ir.subgraph import digest_of, weights_of
 from hetcc.options import EmissionOptions
 from hetcc.passes.phase import PlannedPhase
 from hetcc.plan.plan import LaunchStep
+from hetcc.sharing import alone_on_chip, kernels_of
 from hetcc.stopwatch import Stopwatch
 from hetcc.store import Store
 
@@ -58,16 +59,14 @@ def emit(phases: Sequence[PlannedPhase], options: EmissionOptions, constants: Ma
     with watch.stage("emit gpu"):
         results = _emit_gpu(by_device["gpu"], options, watch, store)
     with watch.stage("emit fpga"):
-        shared = max((sum(program.device == "fpga" for program in {
-            digest_of(one.program): one for one in phase.programs}.values()) for phase in phases), default=1)
-        results |= _emit_fpga(by_device["fpga"], options, constants, max(shared, 1))
+        results |= _emit_fpga(by_device["fpga"], options, constants, kernels_of(phases), alone_on_chip(phases))
     for key, result in results.items():
         if isinstance(result, Rejected):
             refused[key] = result
             continue
         folder = "gpu" if key in by_device["gpu"] else "fpga"
         files.update({f"{folder}/{path}": content for path, content in result.files.items()})
-        found[key] = EmittedRegion(result.engine, {}, f"{folder}/{result.entry}", result.policy)
+        found[key] = replace(result, files={}, entry=f"{folder}/{result.entry}")
     files |= _gpu_manifest(files)
     for key, hosted in by_device["host"].items():
         domain = hosted.nodes[0].operator.domain if hosted.nodes else "aten"
@@ -95,8 +94,10 @@ def _emit_gpu(regions: Mapping[str, Graph], options: EmissionOptions, watch: Sto
 
 
 def _emit_fpga(regions: Mapping[str, Graph], options: EmissionOptions, constants: Mapping[str, numpy.ndarray],
-               kernels: int) -> dict[str, EmittedRegion | Rejected]:
-    """Kernels in the policy asked for, where it means anything to them; ``kernels`` of them share the card."""
+               kernels: int, alone: frozenset[str]) -> dict[str, EmittedRegion | Rejected]:
+    """Kernels in the policy asked for, where it means anything to them; ``kernels`` of them share the card, and
+    those that are ``alone`` may keep their table on chip.
+    """
     if not regions:
         return {}
     from hetcc.backends.fpga.emit import emit as emit_region
@@ -109,10 +110,15 @@ def _emit_fpga(regions: Mapping[str, Graph], options: EmissionOptions, constants
         numbers = {name: constants[name] for name in weights_of(program) if name in constants}
         identity = digest_of(program), tuple(array.tobytes() for array in numbers.values() if array.size == 1)
         if identity not in made:
-            made[identity] = emit_region(program, key, numbers, with_verilog=options.verilog, kernels=kernels,
-                                         policy=options.policy)
-            if isinstance(made[identity], Rejected) and options.policy != EXACT:
-                made[identity] = emit_region(program, key, numbers, with_verilog=options.verilog, kernels=kernels)
+            on_chip = identity[0] in alone
+            found = emit_region(program, key, numbers, with_verilog=options.verilog, kernels=kernels,
+                                policy=options.policy, on_chip=on_chip)
+            if isinstance(found, Rejected) and options.policy != EXACT:
+                reason = found.rule.removeprefix(f"{key}: ")
+                found = emit_region(program, key, numbers, with_verilog=options.verilog, kernels=kernels,
+                                    on_chip=on_chip)
+                found = found if isinstance(found, Rejected) else replace(found, exact_because=reason)
+            made[identity] = found
         results[key] = made[identity]
     return results
 
@@ -191,3 +197,21 @@ def check_fallbacks(phases: Sequence[PlannedPhase], options: EmissionOptions, wa
         if options.on_unsupported == "error":
             raise UserError("HET-C009", text, fix="give --on-unsupported warn to run them on the host")
         watch.progress(f"warning: {text}; `hetcc explain BUNDLE NODE` says why")
+
+
+def check_policies(phases: Sequence[PlannedPhase], made: Emission, options: EmissionOptions, watch: Stopwatch) -> None:
+    """Say which regions stay exact although another numeric policy was asked for."""
+    if options.policy == "exact":
+        return
+    regions = [key_of(phase.name, program.name) for phase in phases for program in phase.programs
+               if program.device == "fpga"]
+    if not regions:
+        watch.progress(f"warning: nothing runs on the FPGA, so --policy {options.policy} changes nothing")
+    reasons: dict[str, list[str]] = {}
+    for key in regions:
+        if made.regions[key].exact_because:
+            reasons.setdefault(made.regions[key].exact_because, []).append(key)
+    for reason, keys in reasons.items():
+        more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+        watch.progress(f"warning: {keys[0]}{more} of {len(regions)} FPGA regions stay exact, not {options.policy}: "
+                       f"{reason}")

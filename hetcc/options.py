@@ -15,6 +15,10 @@ REWRITES = ("narrow-to-selection", "reassociate")
 ROBUSTNESS_DRAWS = 64
 POLICIES = ("exact", "quantised:int8", "quantised:int16", "quantised:bf16")
 """How the FPGA's products with tables are computed; any but the first changes results, and is only taken when asked."""
+CACHE_POLICIES = ("single", "shadowed", "recomputable")
+"""What becomes of the caches of an FPGA that is lost."""
+FPGA_LAUNCHES = ("start", "doorbell")
+"""How a kernel is made to run: started every time, or told to look while it runs all the time."""
 FALLBACK_CHOICES = ("fallback", "warn", "error")
 
 
@@ -28,6 +32,8 @@ class PlacementChoice:
     file: Path | None = None
     """A placement made elsewhere."""
     objective: Objective = field(default_factory=Objective)
+    caches: str = "single"
+    """One of ``CACHE_POLICIES``, for what the FPGA holds."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,8 @@ class CompileOptions:
     emission: EmissionOptions = field(default_factory=EmissionOptions)
     without_rewrites: tuple[str, ...] = ()
     """Names of rewriting passes to leave out."""
+    fpga_launch: str = "start"
+    """One of ``FPGA_LAUNCHES``."""
     fresh: bool = False
     """Capture, prove and compile everything anew, refusals of the tools included, and replace what the cache holds."""
 
@@ -76,6 +84,8 @@ class CompileOptions:
                 raise UserError("HET-U001", f"--no-rewrite is '{name}'", fix=f"use one of {', '.join(REWRITES)}")
         for name, value, choices in (("emit", self.emit, EMIT_CHOICES),
                                      ("on-unsupported", self.emission.on_unsupported, FALLBACK_CHOICES),
-                                     ("policy", self.emission.policy, POLICIES)):
+                                     ("policy", self.emission.policy, POLICIES),
+                                     ("caches", self.choice.caches, CACHE_POLICIES),
+                                     ("fpga-launch", self.fpga_launch, FPGA_LAUNCHES)):
             if value not in choices:
                 raise UserError("HET-U001", f"--{name} is '{value}'", fix=f"use one of {', '.join(choices)}")

@@ -13,7 +13,6 @@ from hetcc import emission, planning
 from hetcc.backends.gpu.tools import target_named
 from hetcc.capture.model import CapturedModel, CaptureRequest
 from hetcc.cost_model.device import load_device
-from hetcc.cost_model.price import reconfiguration
 from hetcc.cost_model.transfer import load_links
 from hetcc.errors import InternalError, UserError
 from hetcc.ir import Stage
@@ -43,8 +42,10 @@ from hetcc.registry import SUPPORTS, load
 from hetcc.reopen import Reopened, bundle_named, reopen
 from hetcc.report.explain import explanation_to_bytes
 from hetcc.report.summary import compile_summary
+from hetcc.sharing import settle, with_loads
 from hetcc.stopwatch import Stopwatch, silent
 from hetcc.store import Store
+from hetcc.surviving import surviving
 
 RUNS_HERE = "llvm-cpu"
 """The target that is always added: its code is what this machine can run."""
@@ -123,6 +124,35 @@ def compile_captured(captured: CapturedModel, options: CompileOptions, output: P
     options = with_targets(options)
     store = store or Store(fresh=options.fresh)
     devices = device_set(options)
+    phases = _planned(captured, options, devices, watch, again, store)
+    stand_ins = _stand_ins(phases, captured, options, watch)
+    misfits = _misfits((*phases, *stand_ins), devices)
+    if misfits and not options.ignore_capacity:
+        summary = compile_summary(phases, devices, fits=False, watch=watch, bundle=None, peak_rss_bytes=_peak_rss())
+        raise _does_not_fit(misfits, summary)
+    wants_code = options.emit == "always" or (options.emit == "auto" and captured.has_weights and not misfits)
+    made = emission.Emission()
+    if wants_code:
+        phases, stand_ins, made = _emit(phases, stand_ins, captured, options, watch, store)
+        made = emission.packed(phases, made, devices.profiles["fpga"])
+        loads = made.packing.loads if made.packing is not None else {}
+        phases = tuple(with_loads(phase, loads.get(phase.name, 0), devices.profiles["fpga"]) for phase in phases)
+    with watch.stage("bundle"):
+        plan = build_plan(captured, phases, options, devices, made, fits=not misfits, stand_ins=stand_ins)
+        files = bundle_files(captured, plan, phases, devices, made, options)
+        written = write_bundle(output, files, replace=force) if output is not None else None
+    sure = {phase.phase: phase.partition.robustness for phase in plan.phases}
+    summary = compile_summary(phases, devices, fits=not misfits, watch=watch,
+                              bundle=str(written) if written else None, peak_rss_bytes=_peak_rss(),
+                              robustness={name: found.model_dump() for name, found in sure.items() if found},
+                              survival={phase.phase: phase.survival.model_dump() for phase in plan.phases
+                                        if phase.survival})
+    return Compiled(plan, files, summary, phases)
+
+
+def _planned(captured: CapturedModel, options: CompileOptions, devices: DeviceSet, watch: Stopwatch,
+             again: Reopened | None, store: Store) -> tuple[PlannedPhase, ...]:
+    """Every phase planned, with what its kernels cost each other."""
     choices = _choice_by_phase(captured, options)
     if again is None:
         phases = tuple(planning.plan_phase(name, graph, captured.request, devices, choices[name], watch,
@@ -131,24 +161,16 @@ def compile_captured(captured: CapturedModel, options: CompileOptions, output: P
     else:
         phases = tuple(planning.plan_tagged(name, tagged, again.rewrites[name], captured.request, devices,
                                             choices[name], watch) for name, tagged in again.tagged.items())
-    misfits = _misfits(phases, devices)
-    if misfits and not options.ignore_capacity:
-        summary = compile_summary(phases, devices, fits=False, watch=watch, bundle=None, peak_rss_bytes=_peak_rss())
-        raise _does_not_fit(misfits, summary)
-    wants_code = options.emit == "always" or (options.emit == "auto" and captured.has_weights and not misfits)
-    made = emission.Emission()
-    if wants_code:
-        phases, made = _emit(phases, captured, options, watch, store)
-        made = emission.packed(phases, made, devices.profiles["fpga"])
-    with watch.stage("bundle"):
-        plan = build_plan(captured, phases, options, devices, made, fits=not misfits)
-        files = bundle_files(captured, plan, phases, devices, made, options)
-        written = write_bundle(output, files, replace=force) if output is not None else None
-    sure = {phase.phase: phase.partition.robustness for phase in plan.phases}
-    summary = compile_summary(phases, devices, fits=not misfits, watch=watch,
-                              bundle=str(written) if written else None, peak_rss_bytes=_peak_rss(),
-                              robustness={name: found.model_dump() for name, found in sure.items() if found})
-    return Compiled(plan, files, summary, phases)
+    with watch.stage("share xclbins"):
+        return settle(phases, choices, options.emission, captured.constants, devices.profiles["fpga"], watch)
+
+
+def _stand_ins(phases: tuple[PlannedPhase, ...], captured: CapturedModel, options: CompileOptions,
+               watch: Stopwatch) -> tuple[PlannedPhase, ...]:
+    """For phases that shall survive the loss of a device they use: the same without it."""
+    choices = _choice_by_phase(captured, options)
+    return tuple(planning.stand_in_for(phase, choices[phase.name], watch) for phase in phases
+                 if planning.needs_stand_in(phase, choices[phase.name]))
 
 
 def _choice_by_phase(captured: CapturedModel, options: CompileOptions) -> dict[str, PlacementChoice]:
@@ -172,7 +194,13 @@ def device_set(options: CompileOptions) -> DeviceSet:
                             fix=f"`hetcc devices` lists every {name}")
     profiles["gpu"].baseline(options.baseline)
     load_links(options.links)
-    return DeviceSet(profiles, {name: load(spec)() for name, spec in SUPPORTS.items()}, options.baseline, options.links)
+    by_doorbell = options.fpga_launch == "doorbell"
+    devices = DeviceSet(profiles, {name: load(spec)() for name, spec in SUPPORTS.items()}, options.baseline,
+                        options.links, by_doorbell)
+    if by_doorbell and profiles["fpga"].baseline(devices.baseline_of("fpga")).doorbell_launch_s is None:
+        raise UserError("HET-M001", f"'{profiles['fpga'].name}' has no price for a doorbell", where="--fpga-launch",
+                        fix="add baselines.NAME.doorbell_launch_s to its profile, or leave out --fpga-launch")
+    return devices
 
 
 def _misfits(phases: tuple[PlannedPhase, ...], devices: DeviceSet) -> list[tuple[str, str, int, int]]:
@@ -197,24 +225,29 @@ def _peak_rss() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _emit(phases: tuple[PlannedPhase, ...], captured: CapturedModel, options: CompileOptions,
-          watch: Stopwatch, store: Store) -> tuple[tuple[PlannedPhase, ...], emission.Emission]:
+def _emit(phases: tuple[PlannedPhase, ...], stand_ins: tuple[PlannedPhase, ...], captured: CapturedModel,
+          options: CompileOptions, watch: Stopwatch, store: Store,
+          ) -> tuple[tuple[PlannedPhase, ...], tuple[PlannedPhase, ...], emission.Emission]:
     """Generate code; a region its tools refuse is placed elsewhere and the rest is generated again (from the cache)."""
     choices = _choice_by_phase(captured, options)
+    free = PlacementChoice(objective=options.choice.objective)
+    everything = (*phases, *stand_ins)
     for _ in range(_DEMOTION_ROUNDS):
-        made = emission.emit(phases, options.emission, captured.constants, watch, store)
+        made = emission.emit(everything, options.emission, captured.constants, watch, store)
         if not made.refused:
-            emission.check_fallbacks(phases, options.emission, watch)
-            return phases, made
-        phases = tuple(planning.replan(phase, emission.clusters_refused(phase, made), choices[phase.name], watch)
-                       for phase in phases)
+            emission.check_fallbacks(everything, options.emission, watch)
+            emission.check_policies(phases, made, options.emission, watch)
+            return everything[:len(phases)], everything[len(phases):], made
+        everything = tuple(planning.replan(phase, emission.clusters_refused(phase, made),
+                                           choices.get(phase.name, free), watch) for phase in everything)
     raise InternalError("HET-I001", f"regions were still refused after {_DEMOTION_ROUNDS} rounds: "
                         f"{next(iter(made.refused))}: {next(iter(made.refused.values()))}")
 
 
 def build_plan(captured: CapturedModel, phases: tuple[PlannedPhase, ...], options: CompileOptions, devices: DeviceSet,
-               made: emission.Emission, *, fits: bool) -> Plan:
+               made: emission.Emission, *, fits: bool, stand_ins: tuple[PlannedPhase, ...] = ()) -> Plan:
     """The plan that ``plan.json`` holds."""
+    others = {one.name: _phase_plan(one, options, made, devices) for one in stand_ins}
     return Plan(
         model=captured.request.model, dtype=captured.request.dtype.value,
         targets=options.emission.targets if made.regions else (), fits=fits, ignore_capacity=options.ignore_capacity,
@@ -222,7 +255,8 @@ def build_plan(captured: CapturedModel, phases: tuple[PlannedPhase, ...], option
                                  capacity_bytes=0 if name == HOST else profile.capacity_bytes,
                                  idle_w=profile.power.idle_w.value)
                       for name, profile in devices.profiles.items()),
-        phases=tuple(_phase_plan(phase, options, made, devices) for phase in phases))
+        phases=tuple(surviving(_phase_plan(phase, options, made, devices), others, options) for phase in phases),
+        stand_ins=tuple(others.values()))
 
 
 def _phase_plan(phase: PlannedPhase, options: CompileOptions, made: emission.Emission,
@@ -233,11 +267,9 @@ def _phase_plan(phase: PlannedPhase, options: CompileOptions, made: emission.Emi
         return TensorSpec(name=name, shape=graph.type_of(name).shape, dtype=graph.type_of(name).dtype.value)
 
     outputs = [name for name in graph.outputs if name not in phase.observed]
-    loads = made.packing.loads.get(phase.name, 0) if made.packing is not None else 0
-    load = reconfiguration(devices.profiles["fpga"])
+    cost, load = phase.placement.cost, phase.placement.reconfiguration
     prediction = Prediction(
-        baseline=options.baseline, latency_s=phase.placement.cost.time_s + loads * load.time_s,
-        energy_j=phase.placement.cost.energy_j + loads * load.energy_j, reconfiguration_s=loads * load.time_s,
+        baseline=options.baseline, latency_s=cost.time_s, energy_j=cost.energy_j, reconfiguration_s=load.time_s,
         gpu_only_latency_s=phase.gpu_only.cost.time_s, gpu_only_energy_j=phase.gpu_only.cost.energy_j)
     partition = PartitionSpec(partitioner=phase.placement.partitioner, objective=phase.placement.objective,
                               lower_bound=phase.placement.lower_bound, gap=phase.placement.gap,
@@ -246,7 +278,7 @@ def _phase_plan(phase: PlannedPhase, options: CompileOptions, made: emission.Emi
     return PhasePlan(
         phase=phase.name, batch=phase.request.batch, tokens=first[1] if len(first) > 1 else 1,
         context=phase.request.context, inputs=tuple(map(spec, graph.inputs)), outputs=tuple(map(spec, outputs)),
-        observed=phase.observed, regions=_region_specs(phase, made), steps=phase.steps, buffers=phase.buffers,
+        observed=phase.observed, regions=_region_specs(phase, made, options), steps=phase.steps, buffers=phase.buffers,
         caches=tuple(CacheSpec(name=name, shape=graph.type_of(name).shape, dtype=graph.type_of(name).dtype.value,
                                device=phase.cache_device[name], policy="single") for name in graph.caches),
         memory_bytes=phase.memory_bytes, prediction=prediction, partition=partition)
@@ -261,7 +293,7 @@ def _robustness(phase: PlannedPhase, options: CompileOptions, devices: DeviceSet
     return RobustnessSpec(**asdict(found))
 
 
-def _region_specs(phase: PlannedPhase, made: emission.Emission) -> tuple[RegionSpec, ...]:
+def _region_specs(phase: PlannedPhase, made: emission.Emission, options: CompileOptions) -> tuple[RegionSpec, ...]:
     specs = []
     for program in phase.programs:
         emitted = made.regions.get(emission.key_of(phase.name, program.name))
@@ -273,6 +305,7 @@ def _region_specs(phase: PlannedPhase, made: emission.Emission) -> tuple[RegionS
             nodes=tuple(node.name for node in program.program.nodes),
             stages={stage.value: stages.count(stage) for stage in Stage if stage in stages},
             updates=tuple((update.cache, update.value) for update in program.program.updates),
+            launch="doorbell" if program.device == "fpga" and options.fpga_launch == "doorbell" else "start",
             flops=work.flops, bytes_read=work.bytes_read, bytes_written=work.bytes_written,
             policy=cast(Policy, emitted.policy) if emitted else "exact"))
     return tuple(specs)

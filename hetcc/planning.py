@@ -27,6 +27,7 @@ from hetcc.passes.place import finish, load_placer, place_optimal
 from hetcc.passes.place.follow import with_followers
 from hetcc.passes.schedule import RegionProgram, allocate, build_regions, build_steps
 from hetcc.passes.schedule.steps import StepPrices
+from hetcc.passes.shadows import LOSABLE, SECOND, shadow_steps, with_shadows
 from hetcc.passes.tag import TagMemoryPipeline
 from hetcc.plan.placement import Cluster, Cost, Placement, assignment_from_json
 from hetcc.plan.plan import Residency
@@ -63,6 +64,8 @@ def plan_tagged(name: str, tagged: TaggedGraph, rewrites: tuple[Rewrite, ...], r
         clustering = form_clusters(tagged)
     with watch.stage("estimate"):
         table = estimate(tagged.graph, clustering, devices, choice.objective)
+        if choice.caches == "shadowed":
+            table = with_shadows(table, tagged.graph, clustering)
     return _place_and_schedule(name, request, tagged, rewrites, clustering, table, choice, observed, watch)
 
 
@@ -129,8 +132,12 @@ def _place_and_schedule(
             {region: cost.energy_j for region, cost in costs.items()},
             lambda source, target, size_bytes: transfer(source, target, size_bytes, links=table.links).energy_j)
         steps = build_steps(tagged.graph, programs, commits, prices, cache_device)
+        resident = _resident(programs, cache_device)
+        if choice.caches == "shadowed":
+            steps += shadow_steps(tagged.graph, programs, steps, cache_device, table.links)
+            resident += [(cache, SECOND, "cache") for cache, device in cache_device.items() if device == LOSABLE]
         sizes = {value.name: value.type.size_bytes for value in tagged.graph.values.values()}
-        buffers = allocate(steps, sizes, _resident(programs, cache_device))
+        buffers = allocate(steps, sizes, resident)
         works = _region_works(tagged.graph, clustering, placement)
     check_amdahl(table, placement, gpu_only)
     return PlannedPhase(name, request, tagged, rewrites, clustering, table, placement, gpu_only, programs, commits,
@@ -161,6 +168,20 @@ def replan(phase: PlannedPhase, refused: list[tuple[str, str, str]], choice: Pla
     again = _place_and_schedule(phase.name, phase.request, phase.tagged, phase.rewrites, phase.clustering,
                                 keep_from(phase.table, refused), choice, phase.observed, watch)
     return replace(again, demotions=(*phase.demotions, *refused, *again.demotions))
+
+
+def stand_in_for(phase: PlannedPhase, choice: PlacementChoice, watch: Stopwatch) -> PlannedPhase:
+    """The same phase without the device that may be lost, placed as well as can be."""
+    reason = f"for when the {LOSABLE} is lost"
+    barred = [(cluster.name, LOSABLE, reason) for cluster in phase.table.problem.clusters if LOSABLE in cluster.costs]
+    return _place_and_schedule(
+        f"{phase.name}-without-{LOSABLE}", phase.request, phase.tagged, phase.rewrites, phase.clustering,
+        keep_from(phase.table, barred), PlacementChoice(objective=choice.objective), phase.observed, watch)
+
+
+def needs_stand_in(phase: PlannedPhase, choice: PlacementChoice) -> bool:
+    """Whether a loss of that device would matter to the phase, and the request shall go on."""
+    return choice.caches != "single" and any(program.device == LOSABLE for program in phase.programs)
 
 
 def choose_placement(table: CostTable, choice: PlacementChoice) -> Placement:
@@ -282,6 +303,9 @@ def region_costs(table: CostTable, placement: Placement) -> dict[str, Cost]:
     for region in placement.regions:
         clusters = (problem.cluster_by_name[name] for name in region.clusters)
         costs[region.name] = sum((cluster.costs[region.device] for cluster in clusters), problem.launch[region.device])
+        if region.device == LOSABLE:
+            shadows = (table.shadowing[name] for name in region.clusters if name in table.shadowing)
+            costs[region.name] -= sum(shadows, Cost())
     region_of = placement.region_of
     for tensor in problem.tensors:
         home = region_of[tensor.producer]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from hetcc.backends.contract import Rejected, Support
@@ -35,6 +35,12 @@ class DeviceSet:
     """Baseline by name, for every device that has it: ``tuned`` or ``as-published``."""
     links: str = PUBLISHED
     """Set of links by name."""
+    by_doorbell: bool = False
+    """Whether streaming kernels run all the time and are told to look, rather than started."""
+
+    def launch(self, device: str) -> Price:
+        """The price of launching one region on ``device``."""
+        return region_launch(self.profiles[device], self.baseline_of(device), by_doorbell=self.by_doorbell)
 
     def baseline_of(self, device: str) -> str | None:
         """The baseline to price ``device`` with; None means its own default."""
@@ -64,13 +70,16 @@ class CostTable:
     facts: ClusterFacts
     links: str = PUBLISHED
     """Set of links the transfers were priced with."""
+    shadowing: Mapping[str, Cost] = field(default_factory=dict)
+    """By cluster: what second copies of the caches it changes cost on the device that may be lost. It is in the prices
+    of ``problem``, and is no part of running the cluster."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "estimates", MappingProxyType(dict(self.estimates)))
 
 
 def estimate(graph: Graph, clustering: Clustering, devices: DeviceSet, objective: Objective,
-             prices: PriceList | None = None) -> CostTable:
+             prices: PriceList | None = None, items_of: Mapping[str, tuple[WorkItem, ...]] | None = None) -> CostTable:
     """The priced placement problem of a graph; every cluster has a price on at least one device.
 
     Args:
@@ -79,9 +88,10 @@ def estimate(graph: Graph, clustering: Clustering, devices: DeviceSet, objective
         devices: what to price for.
         objective: what placers minimise.
         prices: prices of these devices that are known already.
+        items_of: the work of every cluster, where it is known; else it is counted.
     """
     prices = PriceList(devices) if prices is None else prices
-    items_of = count_work(graph, clustering, devices)
+    items_of = count_work(graph, clustering, devices) if items_of is None else items_of
     estimates = {group.name: _estimate_cluster(graph, group, items_of[group.name], devices, prices)
                  for group in clustering.groups}
     written_by: dict[str, list[str]] = {}
@@ -91,8 +101,7 @@ def estimate(graph: Graph, clustering: Clustering, devices: DeviceSet, objective
     clusters = tuple(_cluster(graph, found, written_by) for found in estimates.values())
     tensors = _Tensors(graph, clustering, estimates, devices, prices).all()
     names = (*devices.profiles,)
-    launch = {name: _cost(region_launch(profile, devices.baseline_of(name)))
-              for name, profile in devices.profiles.items()}
+    launch = {name: _cost(devices.launch(name)) for name in devices.profiles}
     capacities = {name: profile.capacity_bytes for name, profile in devices.profiles.items() if name != HOST}
     problem = PlacementProblem(graph.name, names, clusters, tensors, launch, capacities, objective)
     facts = ClusterFacts({name: found.group.stage for name, found in estimates.items() if found.group.stage},

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from hetcc.cost_model.energy import kernel_energy_j
 from hetcc.cost_model.parts import WorkItem
-from hetcc.cost_model.price import Bound, Price, parts_of, region_launch
+from hetcc.cost_model.price import Bound, Price, parts_of
 from hetcc.cost_model.quantity import Corner, Provenance, Quantity
 from hetcc.cost_model.transfer import Link, route
 from hetcc.passes.estimate import HOST, ClusterEstimate, CostTable, DeviceSet
@@ -31,6 +31,7 @@ from hetcc.passes.place.optimal import Optimal
 from hetcc.passes.place.regions import group_clusters
 from hetcc.passes.place.table import PriceTable, objective_of, table_of
 from hetcc.passes.savings import Crossing, find_savings
+from hetcc.passes.shadows import LOSABLE
 from hetcc.passes.uncertain import Path, link_title, quantities, with_values
 from hetcc.plan.placement import Cluster, Cost, Placement, PlacementProblem, Tensor
 
@@ -188,8 +189,10 @@ class _Judge:
         for name in sorted({device for cluster in self.clusters for device in cluster.costs}):
             profile = self.devices.profiles[name]
             chosen = self.devices.baseline_of(name) or profile.default_baseline
+            rung = self.devices.by_doorbell and profile.baseline(chosen).doorbell_launch_s is not None
+            unused = "region_launch_s" if rung else "doorbell_launch_s"
             for path, number in quantities(profile):
-                other = path[0] == "baselines" and path[1] != chosen
+                other = path[0] == "baselines" and (path[1] != chosen or path[-1] == unused)
                 if not other and (weighs_energy or path[0] != "power"):
                     found.append(((name, *path), number))
         for title, hop in {link_title(hop): hop for hops in self.links.values() for hop in hops}.items():
@@ -271,8 +274,7 @@ class _Judge:
                 before = self.table.estimates[cluster.name]
                 estimates[cluster.name] = replace(before, prices={device: price_of(before.items, device)
                                                                   for device in cluster.costs})
-        launch = {name: _cost(region_launch(profile, devices.baseline_of(name)))
-                  for name, profile in profiles.items()}
+        launch = {name: _cost(devices.launch(name)) for name in profiles}
         crossings = [Crossing(tensor.name, tensor.size_bytes, tensor.producer, tensor.consumers)
                      for tensor in self.tensors
                      if all(name in estimates for name in (tensor.producer, *tensor.consumers))]
@@ -314,8 +316,8 @@ class _Judge:
         costs = {cluster.name: {device: Cost(ends(one.low_s, one.high_s)) for device in cluster.costs
                                 for one in [estimates[cluster.name].prices[device]]}
                  for cluster in self.clusters if cluster.name not in self.pinned}
-        launch = {name: Cost(ends(one.low_s, one.high_s)) for name, profile in self.devices.profiles.items()
-                  for one in [region_launch(profile, self.devices.baseline_of(name))]}
+        launch = {name: Cost(ends(one.low_s, one.high_s)) for name in self.devices.profiles
+                  for one in [self.devices.launch(name)]}
         transfers = {size: {pair: Cost(sum(ends(hop.time_s(size, Corner.FAST), hop.time_s(size, Corner.SLOW))
                                            for hop in hops)) for pair, hops in self.links.items()}
                      for size in {self._paid(tensor) for tensor in self.tensors} - {0}}
@@ -344,7 +346,8 @@ class _Judge:
                         numpy.zeros((*base.launch.shape, points)))
         for place, cluster in enumerate(self.clusters):
             for device, cost in costs.get(cluster.name, {}).items():
-                found.price[place, number[device]] = value(cost)
+                extra = self.table.shadowing.get(cluster.name) if device == LOSABLE else None
+                found.price[place, number[device]] = value(cost if extra is None else cost + extra)
         for place, tensor in enumerate(self.tensors):
             for (source, target), cost in transfers.get(self._paid(tensor), {}).items():
                 found.transfer[place, number[source], number[target]] = value(cost)

@@ -24,7 +24,8 @@ from hetcc.ir import Graph
 
 
 def emit(region: Graph, name: str, constants: Mapping[str, Array] | None = None, *,
-         with_verilog: bool = False, policy: str = EXACT, kernels: int = 1) -> EmittedRegion | Rejected:
+         with_verilog: bool = False, policy: str = EXACT, kernels: int = 1,
+         on_chip: bool = False) -> EmittedRegion | Rejected:
     """The files of a region's streaming kernel.
 
     Args:
@@ -35,6 +36,7 @@ def emit(region: Graph, name: str, constants: Mapping[str, Array] | None = None,
             ``report.json`` says why when it is not.
         policy: numeric policy, one of ``formats.POLICIES``.
         kernels: how many have to share the card; each is made for its part of the budget.
+        on_chip: whether the kernel works on one table only, which it may then keep on chip if that is faster.
 
     Returns:
         the files, in one folder named by their content, or the rule the region breaks.
@@ -43,12 +45,25 @@ def emit(region: Graph, name: str, constants: Mapping[str, Array] | None = None,
         ToolError: HET-T001, ``with_verilog`` without yosys.
         UserError: HET-U001, no such policy.
     """
+    graph = stages_of(region, constants, policy, kernels, on_chip=on_chip)
+    if isinstance(graph, Rejected):
+        return Rejected(f"{name}: {graph.rule}", graph.limit, graph.actual)
+    return emit_stages(graph, with_verilog=with_verilog)
+
+
+def stages_of(region: Graph, constants: Mapping[str, Array] | None, policy: str, kernels: int, *,
+              on_chip: bool = False) -> StageGraph | Rejected:
+    """The stage graph that :func:`emit` makes files of, its width chosen, or the rule the region breaks."""
     graph = compose(region, constants)
     if isinstance(graph, StageGraph):
         graph = with_policy(graph, policy)
-    if isinstance(graph, Rejected):
-        return Rejected(f"{name}: {graph.rule}", graph.limit, graph.actual)
-    return emit_stages(chosen(graph, Budget().shared(kernels)), with_verilog=with_verilog)
+    return graph if isinstance(graph, Rejected) else chosen(
+        graph, Budget(on_chip=on_chip).shared(kernels))
+
+
+def kernel_name(graph: StageGraph) -> str:
+    """The name of a stage graph's kernel, made of its content."""
+    return f"hetcc_{hashlib.sha256(chosen(graph).to_json()).hexdigest()[:12]}"
 
 
 def emit_stages(graph: StageGraph, *, with_verilog: bool) -> EmittedRegion:
@@ -56,7 +71,7 @@ def emit_stages(graph: StageGraph, *, with_verilog: bool) -> EmittedRegion:
     graph = chosen(graph)
     stages = graph.to_json()
     digest = hashlib.sha256(stages).hexdigest()
-    kernel = f"hetcc_{digest[:12]}"
+    kernel = kernel_name(graph)
     metadata = packaging.xclbin_metadata(graph, kernel, DEFAULT_CLOCK_HZ)
     files = {
         "stages.json": stages,
@@ -107,4 +122,4 @@ def _report(graph: StageGraph, kernel: str, without_verilog: str) -> bytes:
     return (json.dumps(body, indent=1, sort_keys=True) + "\n").encode()
 
 
-__all__ = ["emit", "emit_stages"]
+__all__ = ["emit", "emit_stages", "kernel_name", "stages_of"]

@@ -77,6 +77,8 @@ class StreamProgram:
         self._weights: dict[str, Array] = {}
         """Scanned weights that are on the card already: the arrays they came from."""
         self.runs = 0
+        self.by_doorbell = False
+        """Whether the kernel listens from its first run on and is rung, rather than started every time."""
 
     @property
     def simulated_cycles(self) -> int:
@@ -132,13 +134,21 @@ class StreamProgram:
                     self._bound.add(name)
             elif name not in self._bound:
                 raise UserError("HET-R002", f"argument '{name}' is missing", where=self._region.name)
-        self._driver.run()
+        self._make_run()
         self.runs += 1
         results = {name: self._read(name) for name in self._region.outputs}
         for update in self._region.updates:
             if update.cache in arguments:
                 results[update.value] = self._read(update.cache)
         return results
+
+    def _make_run(self) -> None:
+        if not self.by_doorbell:
+            self._driver.run()
+            return
+        if not self._driver.is_listening:
+            self._driver.listen()
+        self._driver.ring()
 
     def _write(self, name: str, content: Array) -> None:
         held = self._graph.buffers[self._position[name]]

@@ -58,7 +58,7 @@ def unit_of(name: str, *sizes: int) -> tuple[Any, tuple[Any, ...]]:
         "multiply": (Multiplier, ("a", "b", "result")),
         "add": (Adder, ("a", "b", "result")),
         "dots": (IntegerDots, ("row", "stationary", "total")),
-        "quantise": (VectorQuantiser, ("vector", "result", "exponent")),
+        "quantise": (VectorQuantiser, ("row", "result", "exponent")),
         "float": (IntegerToFloat, ("total", "exponents", "bad", "result")),
         "sort": (lambda width: RowSorter(width, ENTRY_BITS), ("row", "result")),
         "merge": (lambda width, rows: RunMerger(width, ENTRY_BITS, rows, False), merger),

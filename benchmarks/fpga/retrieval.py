@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import statistics
 import tempfile
 from pathlib import Path
 
@@ -36,12 +37,17 @@ LARGE = {
         lambda: sample_retrieval.entry_scan(128, 1_000_000, 65_536, 64),
     "page bounds in two tables, 8,192 pages of 128, k = 256": lambda: sample_retrieval.bounds_scan(128, 8192, 256),
 }
+RUNS = 16
+"""Of each kernel, on other numbers."""
 SMALL = {
     "threshold, 4,096 rows of 32, capacity 64": lambda: sample_retrieval.threshold_scan(32, 4096, 64),
     "forward index, 1,000 rows of 32 entries, 4,096 words, k = 16":
         lambda: sample_retrieval.entry_scan(32, 1000, 4096, 16),
     "page bounds in two tables, 500 pages of 64, k = 16": lambda: sample_retrieval.bounds_scan(64, 500, 16),
     "top-k of 1,024 rows of 32, 16 rows of 96 fetched": lambda: sample_retrieval.fetching_scan(1, 32, 1024, 16, 96),
+    "top-k of 256 rows of 16, 64 rows of 256 fetched": lambda: sample_retrieval.fetching_scan(1, 16, 256, 64, 256),
+    "top-k of 512 rows of 16, 100 rows of 40 fetched": lambda: sample_retrieval.fetching_scan(1, 16, 512, 100, 40),
+    "top-k of 700 rows of 16, 60 rows of 48 fetched": lambda: sample_retrieval.fetching_scan(1, 16, 700, 60, 48),
 }
 
 
@@ -89,9 +95,9 @@ def compaction(count: int = 131_072, capacity: int = 4096, width: int = 16) -> N
                   f"at most {most:,}; {'equal' if same else 'DIFFERENT'}")
 
 
-def arguments_of(graph: StageGraph) -> dict[str, numpy.ndarray]:
+def arguments_of(graph: StageGraph, seed: int) -> dict[str, numpy.ndarray]:
     """Random buffers; positions are among the first 4,096."""
-    random = numpy.random.default_rng(1)
+    random = numpy.random.default_rng(seed)
     found: dict[str, numpy.ndarray] = {}
     for buffer in graph.buffers:
         count, kind = math.prod(buffer.shape), numbers.storage_type(buffer.element)
@@ -100,30 +106,43 @@ def arguments_of(graph: StageGraph) -> dict[str, numpy.ndarray]:
     return found
 
 
-def kernels() -> None:
-    """Whole kernels on the memory model: cycles from ap_start to the interrupt, against the closed form."""
+def kernels(words: str = "") -> None:
+    """Whole kernels on the memory model: mean cycles from ap_start to the interrupt, against the closed form.
+
+    Args:
+        words: only kernels whose names have them.
+    """
     from hetcc.backends.fpga.rtl.simulation.kernel_simulation import build_kernel, run_kernel
     from hetcc.backends.fpga.rtl.verilog import write_kernel
 
     for name, make in SMALL.items():
+        if words not in name:
+            continue
         graph = composed(make())
         with tempfile.TemporaryDirectory(prefix="hetcc-retrieval-") as folder:
             build_kernel(write_kernel(graph, "kernel"), "kernel", graph, Path(folder))
-            got = arguments_of(graph)
-            expected = {key: array.copy() for key, array in got.items()}
-            execute(graph, expected)
-            done = run_kernel(graph, got, Path(folder))
-            same = all(array.tobytes() == expected[key].tobytes() for key, array in got.items())
-            predicted = kernel_cycles(graph).cycles
-            print(f"{name}: {done.cycles[0]:,} cycles, closed form {predicted:,} "
-                  f"({predicted / done.cycles[0] - 1:+.1%}); {'equal' if same else 'DIFFERENT'}; {graph.parallel}")
+            cycles, same = [], True
+            for seed in range(RUNS):
+                got = arguments_of(graph, seed)
+                expected = {key: array.copy() for key, array in got.items()}
+                execute(graph, expected)
+                cycles.append(run_kernel(graph, got, Path(folder)).cycles[0])
+                same &= all(array.tobytes() == expected[key].tobytes() for key, array in got.items())
+            predicted, mean = kernel_cycles(graph).cycles, statistics.mean(cycles)
+            print(f"{name}: {mean:,.0f} cycles ({min(cycles):,} to {max(cycles):,}), closed form {predicted:,} "
+                  f"({predicted / mean - 1:+.1%}); {'equal' if same else 'DIFFERENT'}; {graph.parallel}", flush=True)
 
 
 def main() -> None:
     """See the module text."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", choices=("estimates", "compaction", "kernels"))
-    {"estimates": estimates, "compaction": compaction, "kernels": kernels}[parser.parse_args().part]()
+    parser.add_argument("words", nargs="?", default="", help="only kernels whose names have these words")
+    chosen_part = parser.parse_args()
+    if chosen_part.part == "kernels":
+        kernels(chosen_part.words)
+    else:
+        {"estimates": estimates, "compaction": compaction}[chosen_part.part]()
 
 
 if __name__ == "__main__":

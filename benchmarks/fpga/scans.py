@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy
 
@@ -82,6 +83,17 @@ def kernel_of(case: Case, rows: int) -> StageGraph:
     return replace(graph, parallel=choose(graph, case.budget))
 
 
+def random_buffers(graph: StageGraph) -> dict[str, Any]:
+    """Buffers of a kernel: random numbers, zeros in outputs and positions."""
+    random = numpy.random.default_rng(0)
+    found = {}
+    for buffer in graph.buffers:
+        count, kind = math.prod(buffer.shape), numbers.storage_type(buffer.element)
+        floats = buffer.element.is_floating and buffer.role is not BufferRole.OUTPUT
+        found[buffer.name] = random.standard_normal(count).astype(kind) if floats else numpy.zeros(count, kind)
+    return found
+
+
 def simulated(graph: StageGraph, folder: Path) -> KernelRun:
     """One run on random contents, compared with the functional model.
 
@@ -89,12 +101,7 @@ def simulated(graph: StageGraph, folder: Path) -> KernelRun:
         SystemExit: a buffer differs.
     """
     build_kernel(write_kernel(graph, "scan"), "scan", graph, folder, timeout_s=BUILD_TIMEOUT_S)
-    random = numpy.random.default_rng(0)
-    got = {}
-    for buffer in graph.buffers:
-        count, kind = math.prod(buffer.shape), numbers.storage_type(buffer.element)
-        floats = buffer.element.is_floating and buffer.role is not BufferRole.OUTPUT
-        got[buffer.name] = random.standard_normal(count).astype(kind) if floats else numpy.zeros(count, kind)
+    got = random_buffers(graph)
     expected = {name: content.copy() for name, content in got.items()}
     execute(graph, expected)
     done = run_kernel(graph, got, folder)

@@ -52,9 +52,11 @@ def export_program(module: Any, arguments: tuple[Any, ...], keywords: dict[str, 
         UserError: HET-C004, torch.export cannot trace the module.
     """
     import torch
+    from torch.fx._lazy_graph_module import _use_lazy_graph_module
 
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        # Exporting rewrites its modules a hundred times; lazy ones write their Python code only when they are called.
+        with torch.no_grad(), _use_lazy_graph_module(True), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch warns about its own internals
             program = torch.export.export(module, arguments, kwargs=keywords, strict=False)
             return program.run_decompositions()

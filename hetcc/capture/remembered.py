@@ -13,7 +13,7 @@ import importlib.util
 import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,18 +40,24 @@ class Remembered:
 
 
 class CaptureMemory:
-    """What is kept of one request.
+    """What is kept of one request; ``usable`` says whether it may be relied on.
 
-    Make it before torch or transformers are imported; ``usable`` says whether it may be relied on.
+    Args:
+        request: what is captured; where its weights are does not matter.
+        store: where it is kept; None: nowhere.
+        part: what of the model is kept; parts have entries of their own.
+        around: what ``surroundings`` said before torch and transformers were imported; by default they have not been.
     """
 
-    def __init__(self, request: CaptureRequest, store: Store | None) -> None:
+    def __init__(self, request: CaptureRequest, store: Store | None, part: str = "capture",
+                 around: Sequence[Any] | None = None) -> None:
         self.store = store
         self.key = ""
-        if store is not None and not _loaded_before():
+        around = around or surroundings()
+        if store is not None and around:
             configuration = _configuration(request.model)
             if configuration is not None:
-                self.key = key_of("capture", _request(request), configuration, _surroundings())
+                self.key = key_of(part, _request(request), configuration, list(around))
 
     @property
     def usable(self) -> bool:
@@ -80,9 +86,9 @@ class CaptureMemory:
                 "graphs": {phase: graph_to_document(graph, provenance=True) for phase, graph in graphs.items()}})
 
 
-def _loaded_before() -> bool:
-    """Whether this process has code in memory that somebody may have changed."""
-    return not sys.modules.keys().isdisjoint(("torch", "transformers"))
+def _nothing_loaded() -> bool:
+    """Whether this process has no code of torch or transformers in memory that somebody may have changed."""
+    return sys.modules.keys().isdisjoint(("torch", "transformers"))
 
 
 def _request(request: CaptureRequest) -> list[Any]:
@@ -114,8 +120,13 @@ def _configuration(model: str) -> list[list[str]] | None:
     return [[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in sorted(files)]
 
 
-def _surroundings() -> list[Any]:
-    """Everything beside the request that may change what a trace sees."""
+def surroundings() -> list[Any]:
+    """Everything beside the request that may change what a trace sees; empty once that cannot be said any more.
+
+    Ask before torch or transformers are imported: they change the environment, and others may change them in memory.
+    """
+    if not _nothing_loaded():
+        return []
     packages = sorted({entry.name for folder in sys.path if Path(folder).is_dir() for entry in Path(folder).iterdir()
                        if entry.suffix in (".dist-info", ".egg-info") and not entry.name.startswith("hetcc")})
     variables = sorted((name, value) for name, value in os.environ.items() if name.startswith(_VARIABLES))
@@ -147,4 +158,4 @@ def _digests(files: Any) -> dict[str, str]:
             if (folder / file).is_file()}
 
 
-__all__ = ["CaptureMemory", "Remembered"]
+__all__ = ["CaptureMemory", "Remembered", "surroundings"]

@@ -13,7 +13,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hetcc.capture.model import CaptureRequest, Phase, source_file
+from hetcc.capture.remembered import CaptureMemory, surroundings
+from hetcc.copies import in_copies, processors
 from hetcc.ir import Graph
+from hetcc.store import Store
 from hetcc.workloads import PREFIX, capture_workload
 
 _END = "\0end"
@@ -52,15 +55,25 @@ def shortest(kinds: Sequence[str]) -> tuple[int, tuple[int, ...]]:
 class ShortCapture:
     """Captures one model at several sizes; configuration and layer kinds are looked up once.
 
+    Make it before torch or transformers are imported: only then is anything read from the store or kept there.
+
+    Args:
+        request: the model; its own batch and context are not looked at.
+        progress: told what is going on.
+        store: where short models of transformers are kept and looked up; None: nowhere.
+
     Raises:
         UserError: as ``capture``.
     """
 
-    def __init__(self, request: CaptureRequest, progress: Callable[[str], None]) -> None:
+    def __init__(self, request: CaptureRequest, progress: Callable[[str], None], store: Store | None = None) -> None:
         self.request = request
         self.progress = progress
         self.count = 0
-        """Captures made."""
+        """Short models asked for, captured or kept."""
+        self._store = store
+        self._around = surroundings()
+        self._ready: dict[tuple[int, int], ShortModel] = {}
         self._source: Any = None
         self._pattern: Any = None
 
@@ -71,9 +84,43 @@ class ShortCapture:
         if request.model.startswith(PREFIX):
             phase, graph = capture_workload(request)
             return ShortModel(graph, phase, "", ())
-        if source_file(request.model, ".onnx") or source_file(request.model, ".pt2") or ".py:" in request.model:
+        if not self._is_transformers():
             return self._whole(request)
-        return self._hugging_face(request)
+        found = self._ready.pop((batch, context), None) or self._kept(request)
+        if found is None:
+            found = self._hugging_face(request, self.progress)
+            self._keep(request, found)
+        return found
+
+    def prepare(self, sizes: Sequence[tuple[int, int]]) -> None:
+        """Capture sizes that will be asked for, on all processors.
+
+        Does nothing where that saves nothing, nor in a process that had torch loaded before: it may have threads that
+        a copy of it would wait for in vain.
+        """
+        if not self._is_transformers() or not self._around:
+            return
+        requests = [replace(self.request, batch=batch, context=context) for batch, context in dict.fromkeys(sizes)]
+        missing = []
+        for request in requests:
+            kept = self._kept(request)
+            if kept is None:
+                missing.append(request)
+            else:
+                self._ready[request.batch, request.context] = kept
+        if len(missing) < 2 or processors() < 2:
+            return
+        self._open(missing[0])
+        self.progress(f"capturing {len(missing)} sizes, {processors()} at a time")
+        captured = in_copies(lambda place: self._hugging_face(missing[place], _silent), len(missing), least=2)
+        for request, model in zip(missing, captured, strict=True):
+            self._keep(request, model)
+            self._ready[request.batch, request.context] = model
+
+    def _is_transformers(self) -> bool:
+        model = self.request.model
+        return not (model.startswith(PREFIX) or ".py:" in model or source_file(model, ".onnx")
+                    or source_file(model, ".pt2"))
 
     def _whole(self, request: CaptureRequest) -> ShortModel:
         from hetcc.capture import capture
@@ -82,20 +129,44 @@ class ShortCapture:
         phase, graph = next(iter(graphs.items()))
         return ShortModel(graph, phase, "", ())
 
-    def _hugging_face(self, request: CaptureRequest) -> ShortModel:
+    def _memory(self, request: CaptureRequest) -> CaptureMemory:
+        return CaptureMemory(request, self._store, "short capture", self._around)
+
+    def _kept(self, request: CaptureRequest) -> ShortModel | None:
+        known = self._memory(request).read()
+        if known is None:
+            return None
+        (phase, graph), = known.graphs.items()
+        layers = known.description["layer_of"]
+        return ShortModel(graph, phase, known.description["container"], tuple(map(int, layers.split())))
+
+    def _keep(self, request: CaptureRequest, model: ShortModel) -> None:
+        self._memory(request).write({model.phase: model.graph}, {
+            "container": model.container, "layer_of": " ".join(map(str, model.layer_of))})
+
+    def _open(self, request: CaptureRequest) -> None:
         from hetcc import capture as door
-        from hetcc.capture.layers import LayerPattern, instantiate
 
         if self._source is None:
             self._source, self._pattern = door.open_model(request)
+
+    def _hugging_face(self, request: CaptureRequest, progress: Callable[[str], None]) -> ShortModel:
+        from hetcc import capture as door
+        from hetcc.capture.layers import LayerPattern, instantiate
+
+        self._open(request)
         source, pattern = self._source, self._pattern
         phase = (request.phases or ((Phase.DECODE,) if source.is_decoder else (Phase.ENCODE,)))[0]
         if pattern is not None:
             length, layer_of = shortest(pattern.kinds)
             prefix_length = pattern.prefix_length()
             if length < len(pattern.kinds):
-                prefix = door.capture_prefix(source, pattern, phase, request, self.progress)
+                prefix = door.capture_prefix(source, pattern, phase, request, progress)
                 graph = prefix and instantiate(prefix, LayerPattern(pattern.container, pattern.kinds[:length]))
                 if graph is not None and prefix_length <= length:
                     return ShortModel(graph, phase.value, pattern.container, layer_of)
-        return ShortModel(door.capture_phase(source, phase, request, self.progress), phase.value, "", ())
+        return ShortModel(door.capture_phase(source, phase, request, progress), phase.value, "", ())
+
+
+def _silent(_: str) -> None:
+    """Progress of a copy of this process, which has no screen of its own."""

@@ -69,6 +69,13 @@ Places = Annotated[list[str] | None, typer.Option(
 PlacementFile = Annotated[Path | None, typer.Option(
     "--placement", metavar="FILE", help="Use this placement (see `hetcc export --format json`).",
     rich_help_panel=_PLACING)]
+FpgaLaunch = Annotated[Literal["start", "doorbell"], typer.Option(
+    "--fpga-launch", help="How FPGA kernels are made to run, which is priced and recorded in the plan: started for "
+    "every region, or running all the time and told by a word in memory.", rich_help_panel=_PRICES)]
+Caches = Annotated[Literal["single", "shadowed", "recomputable"], typer.Option(
+    "--caches", help="What becomes of the caches of an FPGA that is lost: single loses them and the request; for the "
+    "others the bundle holds a plan without the FPGA, and appended rows are also sent to the host, or all steps are "
+    "made again.", rich_help_panel=_PLACING)]
 Emit = Annotated[Literal["auto", "always", "never"], typer.Option(
     "--emit", help="Generate code; auto: when there are weights.", rich_help_panel=_CODE)]
 Targets = Annotated[list[str] | None, typer.Option(
@@ -107,8 +114,9 @@ def compile_(  # the signature is the command's interface: one line per option
     gpu: Gpu = "mi210", fpga: Fpga = "u55c", baseline: Baseline = "tuned", link: Link = "published",
     time_weight: TimeWeight = 1.0, energy_weight: EnergyWeight = 0.0, ignore_capacity: IgnoreCapacity = False,
     partitioner: Partitioner = "optimal", place: Places = None, placement: PlacementFile = None,
-    draws: Draws = ROBUSTNESS_DRAWS, emit: Emit = "auto", target: Targets = None, policy: Policy = "exact",
-    no_verilog: NoVerilog = False,
+    draws: Draws = ROBUSTNESS_DRAWS, caches: Caches = "single",
+    fpga_launch: FpgaLaunch = "start", emit: Emit = "auto", target: Targets = None,
+    policy: Policy = "exact", no_verilog: NoVerilog = False,
     on_unsupported: OnUnsupported = "warn", output: Output = None, fresh: Fresh = False, force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -119,9 +127,10 @@ def compile_(  # the signature is the command's interface: one line per option
     options = CompileOptions(
         request, gpu, fpga, baseline=baseline, links=link, ignore_capacity=ignore_capacity,
         robustness_samples=draws, emit=emit,
-        choice=PlacementChoice(partitioner, forced, placement, Objective(time_weight, energy_weight)),
+        choice=PlacementChoice(partitioner, forced, placement, Objective(time_weight, energy_weight),
+                               caches),
         emission=EmissionOptions(tuple(target or ()), not no_verilog, on_unsupported, policy),
-        without_rewrites=tuple(no_rewrite or ()), fresh=fresh)
+        without_rewrites=tuple(no_rewrite or ()), fpga_launch=fpga_launch, fresh=fresh)
     _compile(options, output or default_output(request), force=force, as_json=as_json)
 
 

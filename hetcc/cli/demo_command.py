@@ -14,19 +14,22 @@ import typer
 from hetcc.capture.model import CapturedModel, CaptureRequest, Phase
 from hetcc.cli.compile_command import shown_path
 from hetcc.cli.output import Progress, print_result, progress_shown
-from hetcc.cli.run_commands import check_tokens, verify_phases
+from hetcc.cli.run_commands import RunsFpga, check_tokens, verify_phases
 from hetcc.options import CompileOptions, EmissionOptions, PlacementChoice
 from hetcc.plan.bundle import check_writable
 
 if TYPE_CHECKING:
     from hetcc.api import Bundle
+    from hetcc.runtime.engines import Engines
     from hetcc.runtime.verify import Verification
 
 _EXAMPLES = """[bold]Examples[/bold]
 
 hetcc demo
 
-hetcc demo --output demo-output"""
+hetcc demo --output demo-output
+
+hetcc demo --fpga rtl"""
 _SETTINGS = (
     "num_hidden_layers=4 first_k_dense_replace=3 hidden_size=64 intermediate_size=96 moe_intermediate_size=32 "
     "num_attention_heads=4 num_key_value_heads=4 kv_lora_rank=32 q_lora_rank=48 qk_nope_head_dim=16 "
@@ -58,22 +61,40 @@ def demo(
     output: Annotated[Path | None, typer.Option(
         "--output", "-o", metavar="DIR", help="Keep both bundles in this folder. Default: a temporary one.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace bundles that are already there.")] = False,
+    fpga: RunsFpga = "model",
 ) -> None:
     """Compile a small DeepSeek-V3.2 twice, run both plans on emulated devices, compare them with Hugging Face."""
+    engines = _engines(fpga)
     with _folder(output) as folder:
         for name, _ in _plans():
             check_writable(_target(folder, name), replace=force)
         captured = _show_model()
-        made = [_compile(captured, plan, folder, force) for plan in _plans()]
+        made = [_compile(captured, plan, folder, force, engines) for plan in _plans()]
         for plan in made:
             _show_plan(plan)
         results = [_verify(plan) for plan in made]
-        _show_runs(made, results)
+        _show_runs(made, results, engines)
         _show_tokens(made)
-        print_result(_conclusion(made, results))
+        print_result(_conclusion(made, results, engines))
         kept = f"Bundles: {shown_path(made[0].bundle.folder)}, {shown_path(made[1].bundle.folder)}" if output else \
             "The bundles were temporary; `hetcc demo --output DIR` keeps them."
         print_result(kept)
+
+
+def _engines(fpga: str) -> Engines:
+    """What runs the plans, if this machine has it.
+
+    Raises:
+        UserError: HET-U001, no such engine.
+        ToolError: HET-T001, there is no Verilator.
+    """
+    from hetcc.backends.fpga import tools
+    from hetcc.runtime.engines import Engines, check_fpga
+
+    check_fpga(fpga)
+    if fpga == "rtl":
+        tools.require("verilator")
+    return Engines(fpga=fpga)
 
 
 @contextlib.contextmanager
@@ -106,7 +127,8 @@ def _show_model() -> CapturedModel:
         return capture(REQUEST, progress)
 
 
-def _compile(captured: CapturedModel, plan: tuple[str, CompileOptions], folder: Path, force: bool) -> _Made:
+def _compile(captured: CapturedModel, plan: tuple[str, CompileOptions], folder: Path, force: bool,
+             engines: Engines) -> _Made:
     from hetcc.api import Bundle
     from hetcc.pipeline import compile_captured
     from hetcc.stopwatch import Stopwatch
@@ -118,7 +140,7 @@ def _compile(captured: CapturedModel, plan: tuple[str, CompileOptions], folder: 
             progress(f"plan ({name}), {message}")
 
         compiled = compile_captured(captured, options, target, force=force, watch=Stopwatch(prefixed))
-    return _Made(name, Bundle(target, compiled.summary), options)
+    return _Made(name, Bundle(target, compiled.summary, engines), options)
 
 
 def _show_plan(made: _Made) -> None:
@@ -150,7 +172,7 @@ def _verify(made: _Made) -> list[Verification]:
         return verify_phases(made.bundle, made.bundle.phases, prefixed)
 
 
-def _show_runs(made: Sequence[_Made], results: Sequence[Sequence[Verification]]) -> None:
+def _show_runs(made: Sequence[_Made], results: Sequence[Sequence[Verification]], engines: Engines) -> None:
     """Print the comparison.
 
     Raises:
@@ -158,7 +180,8 @@ def _show_runs(made: Sequence[_Made], results: Sequence[Sequence[Verification]])
     """
     from hetcc.report.verification import verification_table
 
-    print_result("[4/4] Both plans run on emulated devices, compared with Hugging Face in eager mode")
+    devices = "an emulated GPU and a simulated FPGA" if engines.fpga == "rtl" else "emulated devices"
+    print_result(f"[4/4] Both plans run on {devices}, compared with Hugging Face in eager mode")
     for plan, verified in zip(made, results, strict=True):
         print_result(f"plan ({plan.name})\n{verification_table(verified)}\n")
     for verified in results:
@@ -194,7 +217,7 @@ def _spell(ids: Sequence[int]) -> str:
     return " ".join(map(str, ids))
 
 
-def _conclusion(made: Sequence[_Made], results: Sequence[Sequence[Verification]]) -> str:
+def _conclusion(made: Sequence[_Made], results: Sequence[Sequence[Verification]], engines: Engines) -> str:
     """One line from the numbers, and what of all this is emulated."""
     every = [result for verified in results for result in verified]
     worst = max(result.relative_error for result in every)
@@ -202,10 +225,13 @@ def _conclusion(made: Sequence[_Made], results: Sequence[Sequence[Verification]]
     prediction = made[1].bundle.plan.phase("decode").prediction
     ratio = prediction.latency_s / prediction.gpu_only_latency_s
     verdict = f"{ratio:.2f}x the time" if ratio >= 1 else f"{1 / ratio:.2f}x faster"
+    emulated, unused = ", the FPGA by the functional model of its kernels", ", Verilog of the kernels"
+    if engines.fpga == "rtl":
+        emulated, unused = ". Simulated: the FPGA, as the Verilog of its kernels, by Verilator", ""
     return (f"Conclusion: both plans compute what Hugging Face computes (relative error at most {worst:.0e}, "
             f"{selections} selections compared, {_TOKENS} of {_TOKENS} tokens equal);\n"
             f"with relevancy and retrieval on the FPGA a decode step of this model is predicted to take {verdict} "
             f"of the GPU alone.\n"
-            "Emulated: the GPU by IREE on this processor, the FPGA by the functional model of its kernels. Predicted: "
-            "all times and energies.\nCompiled but not run: the same GPU code for gfx90a (plan (b)), Verilog of the "
-            "kernels. Nothing was measured on a GPU or an FPGA.")
+            f"Emulated: the GPU by IREE on this processor{emulated}. Predicted: all times and energies.\n"
+            f"Compiled but not run: the same GPU code for gfx90a (plan (b)){unused}. Nothing was measured on a GPU or "
+            "an FPGA.")

@@ -34,6 +34,8 @@ ModelName = Annotated[str, typer.Argument(
     metavar="MODEL|workload:NAME", help="As for `hetcc compile`, or a built-in workload; see --list.")]
 Batches = Annotated[str, typer.Option("--batch", metavar="N[,N...]", help="Sequences per step.")]
 Contexts = Annotated[str, typer.Option("--context", metavar="N[,N...]", help="Entries each cache holds.")]
+Fresh = Annotated[bool, typer.Option(
+    "--fresh", help="Capture and prove anew instead of using what the cache ($HETCC_CACHE) holds.")]
 Listed = Annotated[bool, typer.Option("--list", help="List the built-in workloads.")]
 
 
@@ -49,7 +51,7 @@ def predict(  # the signature is the command's interface: one line per option
     baseline: shared.Baseline = "tuned", link: shared.Link = "published", time_weight: shared.TimeWeight = 1.0,
     energy_weight: shared.EnergyWeight = 0.0, partitioner: shared.Partitioner = "optimal",
     place: shared.Places = None, no_rewrite: shared.NoRewrites = None, draws: shared.Draws = ROBUSTNESS_DRAWS,
-    listed: Listed = False, as_json: shared.AsJson = False,
+    fresh: Fresh = False, listed: Listed = False, as_json: shared.AsJson = False,
 ) -> None:
     """Predict latency, speed-up, energy and placement with their ranges, at one size or many."""
     if listed:
@@ -63,7 +65,8 @@ def predict(  # the signature is the command's interface: one line per option
     request = CaptureRequest(model, (phase,) if phase else (), batches[0], contexts[0], min(prompt, *contexts),
                              DType(dtype), pairs)
     options = CompileOptions(request, gpu, fpga, baseline=baseline, links=link, choice=PlacementChoice(
-        partitioner, forced, None, Objective(time_weight, energy_weight)), without_rewrites=tuple(no_rewrite or ()))
+        partitioner, forced, None, Objective(time_weight, energy_weight)), without_rewrites=tuple(no_rewrite or ()),
+        fresh=fresh)
     found = _predict(options, batches, contexts, draws)
     if as_json:
         print_json({"kind": "predicted", "model": model, "gpu": gpu, "fpga": fpga, "baseline": baseline, "link": link,

@@ -13,6 +13,7 @@ from hetcc.errors import HetccError, UserError
 
 if TYPE_CHECKING:
     from hetcc.api import Bundle
+    from hetcc.backends.fpga.xrt.faults import Fault
     from hetcc.runtime.verify import Verification
 
 _RUN_EXAMPLES = """[bold]Examples[/bold]
@@ -38,6 +39,9 @@ RunsGpu = Annotated[str, typer.Option(
 RunsFpga = Annotated[str, typer.Option(
     "--fpga", metavar="model|rtl", help="What runs the FPGA's kernels: the bit-exact functional model, or the emitted "
     "Verilog, simulated cycle by cycle with Verilator.")]
+Faults = Annotated[list[str] | None, typer.Option(
+    "--fault", metavar="N:KIND", help="Let the N-th run of the emulated FPGA fail, to see what becomes of the request: "
+    "error, abort, timeout, noresponse, hang or lost; with :late after its work is done. Repeatable.")]
 _EMULATED = "{} on this machine's processor; its times say nothing about the devices"
 
 
@@ -58,6 +62,7 @@ def run(
         "--steps", min=1, help="Decode steps. Default: 1, with --verify 3.")] = None,
     gpu: RunsGpu = "",
     fpga: RunsFpga = "model",
+    fault: Faults = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a bundle with random tokens, on emulated devices unless told otherwise, and say what ran where."""
@@ -67,7 +72,7 @@ def run(
     if history is not None and not verify:
         raise UserError("HET-U001", "--history is for --verify; a plain run starts with empty caches",
                         fix="give --verify too, or leave --history out")
-    opened = api.load(bundle, Engines(gpu, fpga))
+    opened = api.load(bundle, Engines(gpu, fpga, _faults(fault)))
     phases = tuple(phase) if phase else opened.phases
     for name in phases:
         opened.plan.phase(name)
@@ -79,7 +84,7 @@ def run(
     if verify:
         report_verification(opened, results, as_json=as_json)
     elif as_json:
-        print_json({"bundle": str(bundle), "verified": False, "phases": document})
+        print_json({"bundle": str(bundle), "verified": False, "phases": document, "recoveries": _recoveries(opened)})
     else:
         print_result(_run_text(document, _what_is_emulated(opened)))
 
@@ -104,7 +109,7 @@ def report_verification(bundle: Bundle, results: Sequence[Verification], *, as_j
     from hetcc.report.verification import verification_table
 
     document = {"bundle": str(bundle.folder), "verified": all(result.passed for result in results),
-                "phases": {result.phase: result.to_json() for result in results}}
+                "phases": {result.phase: result.to_json() for result in results}, "recoveries": _recoveries(bundle)}
     if not as_json:
         print_result(f"{verification_table(results)}\n\n{_what_is_emulated(bundle)}")
     for result in results:
@@ -115,6 +120,17 @@ def report_verification(bundle: Bundle, results: Sequence[Verification], *, as_j
             raise
     if as_json:
         print_json(document)
+
+
+def _faults(words: list[str] | None) -> tuple[Fault, ...]:
+    from hetcc.backends.fpga.xrt.faults import Fault
+
+    return tuple(Fault.parse(word) for word in words or ())
+
+
+def _recoveries(bundle: Bundle) -> list[dict[str, Any]]:
+    """Requests that went on without a device; they were announced on stderr."""
+    return [one.to_json() for one in bundle.session.recoveries]
 
 
 def _what_is_emulated(bundle: Bundle) -> str:
@@ -176,6 +192,7 @@ def generate(
         "--ids-file", metavar="FILE", help="File with the token ids, separated by commas or white space.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Compare with greedy generation of Hugging Face.")] = False,
     gpu: RunsGpu = "",
+    fault: Faults = None,
     as_json: AsJson = False,
 ) -> None:
     """Continue a prompt greedily, on emulated devices unless told otherwise."""
@@ -183,12 +200,12 @@ def generate(
     from hetcc.runtime.engines import Engines
 
     prompt = _prompt_ids(ids, ids_file)
-    opened = api.load(bundle, Engines(gpu))
+    opened = api.load(bundle, Engines(gpu, faults=_faults(fault)))
     with progress_shown() as progress:
         progress("loading the programs")
         generated = opened.generate(prompt, tokens, progress)
         reference = _reference_tokens(opened, prompt, tokens, progress) if check else None
-    document: dict[str, Any] = {"prompt": prompt, "generated": generated}
+    document: dict[str, Any] = {"prompt": prompt, "generated": generated, "recoveries": _recoveries(opened)}
     if reference is not None:
         document |= {"reference": reference, "equal": reference == generated}
     if not as_json:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
@@ -43,6 +43,8 @@ class Placement:
     lower_bound: float
     """No placement has a smaller objective."""
     partitioner: str
+    reconfiguration: Cost = field(default_factory=Cost)
+    """Part of ``cost`` that no problem knows: loading other xclbins, because not all kernels share one."""
 
     def __post_init__(self) -> None:
         placed = [(cluster, region.device) for region in self.regions for cluster in region.clusters]
@@ -65,6 +67,7 @@ class Placement:
             "schema": PLACEMENT_SCHEMA,
             "partitioner": self.partitioner,
             "cost": self.cost.to_json(),
+            "reconfiguration": self.reconfiguration.to_json(),
             "objective": self.objective,
             "lower_bound": self.lower_bound,
             "placement": dict(self.device_of),
@@ -92,6 +95,7 @@ class Placement:
             objective=number_of(document.get("objective"), "objective", signed=True),
             lower_bound=number_of(document.get("lower_bound"), "lower_bound", signed=True),
             partitioner=field_of(document, "partitioner", str, ""),
+            reconfiguration=cost_from_json(document.get("reconfiguration", Cost().to_json()), "reconfiguration"),
         )
 
 

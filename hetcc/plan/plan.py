@@ -51,6 +51,8 @@ class RegionSpec(_Record):
     flops: int
     bytes_read: int
     bytes_written: int
+    launch: Literal["start", "doorbell"] = Field(
+        default="start", description="doorbell: the kernel runs all the time and is told when to look")
     policy: Policy = Field(
         default="exact", description="numeric policy: exact is fp32 compared with eager; another one was asked for")
 
@@ -82,6 +84,8 @@ class TransferStep(_Record):
     variants: tuple[Literal["peer-to-peer", "host-staged", "argument"], ...]
     predicted_time_s: float
     predicted_energy_j: float = Field(default=0.0, description="above idle power")
+    shadow: bool = Field(default=False, description="the value is a cache; only the rows that the step has appended "
+                         "are sent, to the second copy of it (all of it where it changes in another way)")
 
 
 class CommitStep(_Record):
@@ -109,6 +113,9 @@ class BufferSpec(_Record):
     last_step: int
 
 
+CachePolicy = Literal["single", "shadowed", "recomputable"]
+
+
 class CacheSpec(_Record):
     """Where a cache lives and what that means when its device is lost."""
 
@@ -116,7 +123,10 @@ class CacheSpec(_Record):
     shape: tuple[int, ...]
     dtype: str
     device: str
-    policy: Literal["single"] = Field(description="single: one copy, lost with its device")
+    policy: CachePolicy = Field(
+        description="single: one copy, lost with its device; shadowed: what is appended is sent to a second device as "
+        "well; recomputable: made again from what the request has been fed")
+    shadow: str = Field(default="", description="device of the second copy, if it is shadowed")
 
 
 class Prediction(_Record):
@@ -156,6 +166,17 @@ class PartitionSpec(_Record):
     robustness: RobustnessSpec | None = Field(default=None, description="absent: switched off, or somebody forced it")
 
 
+class SurvivalSpec(_Record):
+    """How a request goes on without a device, and what that costs."""
+
+    device: str = Field(description="the device that may be lost")
+    variant: str = Field(description="name of the plan among `stand_ins` that goes on in place of this one")
+    shadow_time_s: float = Field(default=0.0, description="part of latency_s: rows sent to the second copies")
+    recovery_time_s: float = Field(
+        description="from the fault to the next result, caches full: second copies are sent, or all steps made again; "
+        "then one step of the variant")
+
+
 class PhasePlan(_Record):
     """One phase: what is fed, what comes out, and the steps between."""
 
@@ -173,6 +194,7 @@ class PhasePlan(_Record):
     memory_bytes: dict[str, int]
     prediction: Prediction
     partition: PartitionSpec
+    survival: SurvivalSpec | None = Field(default=None, description="absent: a lost device ends the request")
 
 
 class Plan(_Record):
@@ -186,6 +208,8 @@ class Plan(_Record):
     ignore_capacity: bool
     devices: tuple[DeviceSpec, ...]
     phases: tuple[PhasePlan, ...]
+    stand_ins: tuple[PhasePlan, ...] = Field(
+        default=(), description="plans that need one device less, for when it is lost; see `survival` of the phases")
 
     def phase(self, name: str) -> PhasePlan:
         """The plan of one phase.
@@ -198,6 +222,11 @@ class Plan(_Record):
                 return phase
         raise UserError("HET-B005", f"the bundle has no phase '{name}'",
                         fix=f"it has {', '.join(phase.phase for phase in self.phases)}; compile with --phase {name}")
+
+    def stand_in(self, phase: PhasePlan) -> PhasePlan | None:
+        """The plan that goes on in place of a phase, if there is one."""
+        wanted = phase.survival.variant if phase.survival is not None else None
+        return next((one for one in self.stand_ins if one.phase == wanted), None)
 
     @property
     def is_executable(self) -> bool:

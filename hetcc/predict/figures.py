@@ -22,6 +22,7 @@ from hetcc.predict.ranges import Figure, Terms, figure, ratio, terms_of
 from hetcc.predict.refusals import refused_clusters
 from hetcc.predict.sizing import SizedModel, Sizes
 from hetcc.predict.whole import WholeModel
+from hetcc.store import Store
 
 _OUTSIDE = "outside"
 
@@ -90,7 +91,8 @@ def predict_sizes(options: CompileOptions, devices: DeviceSet, batches: Sequence
     Raises:
         UserError: as ``pipeline.compile_model``.
     """
-    sizes = Sizes(ShortCapture(options.request, progress), options.without_rewrites)
+    store = Store(fresh=options.fresh)
+    sizes = Sizes(ShortCapture(options.request, progress, store), options.without_rewrites, store)
     sizes.cover(batches, contexts)
     # What capturing left in memory does not become garbage any more; looking through it costs more than the prices.
     gc.collect()
@@ -127,7 +129,9 @@ def _predict(model: SizedModel, whole: WholeModel, devices: DeviceSet, choice: P
              samples: int) -> Prediction:
     table, placement, gpu_only = _place(model, whole, choice)
     planning.check_amdahl(table, placement, gpu_only)
-    terms, alone = (terms_of(table, plan, gpu_only, devices) for plan in (placement, gpu_only))
+    alone = terms_of(table, gpu_only, gpu_only, devices)
+    same = (placement.device_of, placement.regions) == (gpu_only.device_of, gpu_only.regions)
+    terms = alone if same else terms_of(table, placement, gpu_only, devices)
     use = memory_use(table.problem, placement.device_of)
     fits = all(use[device] <= limit for device, limit in table.problem.capacities_bytes.items())
     sure = robustness(table, placement, devices, samples) if samples and not choice.forced else None

@@ -14,7 +14,7 @@ import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from hetcc.cost_model.price import Price, region_launch
+from hetcc.cost_model.price import Price
 from hetcc.cost_model.transfer import route, transfer
 from hetcc.passes.estimate import CostTable, DeviceSet
 from hetcc.plan.placement import Placement
@@ -75,7 +75,7 @@ def terms_of(table: CostTable, placement: Placement, gpu_only: Placement, device
             rest.add(device, times(priced))
     for plan, factor_of in ((placement, (time, energy)), (gpu_only, (rest, None))):
         for region in plan.regions:
-            launch = region_launch(devices.profiles[region.device], devices.baseline_of(region.device))
+            launch = devices.launch(region.device)
             factor_of[0].add(region.device, times(launch))
             if factor_of[1] is not None:
                 factor_of[1].add(region.device, energies(launch))

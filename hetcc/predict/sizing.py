@@ -10,9 +10,11 @@ from hetcc import planning
 from hetcc.capture.short import ShortCapture
 from hetcc.ir import TaggedGraph
 from hetcc.ir.proof import Checker, CheckRequest, CheckResult
+from hetcc.ir.remembered import remembering
 from hetcc.passes.clusters import Clustering, NodeGroup, form_clusters
 from hetcc.passes.tag import TagMemoryPipeline
 from hetcc.predict.template import Size, Skeleton, Template, fit, fit_by, skeleton_of, tells_apart, with_numbers
+from hetcc.store import Store
 
 _PROBES = 3
 
@@ -46,9 +48,10 @@ class Sizes:
     template of the larger batches, and no two of those agree there.
     """
 
-    def __init__(self, capture: ShortCapture, without_rewrites: Sequence[str] = ()) -> None:
+    def __init__(self, capture: ShortCapture, without_rewrites: Sequence[str] = (), store: Store | None = None) -> None:
         self.capture = capture
         self.without_rewrites = without_rewrites
+        self.store = store
         self._samples: dict[Size, _Sample] = {}
         self._models: dict[Size, SizedModel] = {}
         self._verdicts: dict[object, CheckResult] = {}
@@ -59,7 +62,9 @@ class Sizes:
         Raises:
             UserError: what capturing raises.
         """
-        self._cover(sorted(set(batches)), sorted(set(contexts)))
+        batches, contexts = sorted(set(batches)), sorted(set(contexts))
+        self.capture.prepare(_foreseen(batches, contexts))
+        self._cover(batches, contexts)
 
     def _cover(self, batches: Sequence[int], contexts: Sequence[int]) -> Template | None:
         """As ``cover``; the template, if one serves all pairs."""
@@ -122,7 +127,9 @@ class Sizes:
         return self._samples[size]
 
     def _checked_once(self, check: Checker) -> Checker:
-        """The check, asked once per structure of the two programs."""
+        """The check, asked once per structure of the two programs, and not for what the store knows."""
+        check = remembering(self.store)(check) if self.store is not None else check
+
         def remembered(request: CheckRequest) -> CheckResult:
             key = tuple(skeleton_of(TaggedGraph(graph, {})).structure for graph in (request.before, request.after))
             if key not in self._verdicts:
@@ -139,6 +146,14 @@ def _resized(model: SizedModel, numbers: Sequence[int]) -> SizedModel:
                    for group in model.clustering.groups)
     free = {name: nodes[name] for name in model.clustering.free}
     return SizedModel(tagged, Clustering(groups, free), model.phase, model.container, model.layer_of, False)
+
+
+def _foreseen(batches: Sequence[int], contexts: Sequence[int]) -> list[Size]:
+    """The sizes that are captured in any case."""
+    if len(batches) > 1 and batches[0] == 1:
+        return [*_foreseen(batches[1:], contexts), (1, contexts[-1])]
+    sizes = list(itertools.product(batches, contexts))
+    return sizes if len(sizes) <= 2 else [sizes[0], sizes[-1]]
 
 
 def _probes(batches: Sequence[int], contexts: Sequence[int]) -> Iterator[tuple[Size, ...]]:

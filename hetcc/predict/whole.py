@@ -45,7 +45,7 @@ class WholeModel:
     def __init__(self, model: SizedModel, devices: DeviceSet, objective: Objective) -> None:
         self.devices = devices
         self.objective = objective
-        short = estimate(model.tagged.graph, model.clustering, devices, objective, _Unpriced(devices))
+        short = self._short(model, _counted(model))
         self.expansion = Expansion(short.problem, model.container, model.layer_of)
         self._touches: tuple[object, Touches] | None = None
         """Last used: what the clusters of the short model read, and what follows for the whole one."""
@@ -56,8 +56,9 @@ class WholeModel:
         prices = PriceList(self.devices)
         if not self.expansion.layer_of:
             return estimate(model.tagged.graph, model.clustering, self.devices, self.objective, prices)
-        short = estimate(model.tagged.graph, model.clustering, self.devices, self.objective, _Unpriced(self.devices))
-        estimates = self._estimates(model, short, prices)
+        counted = _counted(model)
+        short = self._short(model, counted)
+        estimates = self._estimates(model, counted, short, prices)
         profiles = {name: profile for name, profile in self.devices.profiles.items() if name != HOST}
         own = short.problem
         crossings = [Crossing(copy.name, own.tensors[copy.original].size_bytes, copy.names[0], copy.names[1:])
@@ -72,6 +73,12 @@ class WholeModel:
         return CostTable(estimates, problem, ClusterFacts(
             stages, {name: found.work.intensity for name, found in estimates.items()}), self.devices.links)
 
+    def _short(self, model: SizedModel, counted: Sequence[tuple[WorkItem, ...]]) -> CostTable:
+        """What of the short model's problem holds for the whole one: everything but prices."""
+        items_of = {group.name: items for group, items in zip(model.clustering.groups, counted, strict=True)}
+        return estimate(model.tagged.graph, model.clustering, self.devices, self.objective, _Unpriced(self.devices),
+                        items_of)
+
     def _clusters(self, short: CostTable, estimates: Mapping[str, ClusterEstimate]) -> tuple[Cluster, ...]:
         found = []
         costs_of: dict[int, dict[str, Cost]] = {}
@@ -85,10 +92,10 @@ class WholeModel:
             found.append(Cluster(copy.name, copy.names, costs_of[id(priced)], layer, original.resident_bytes))
         return tuple(found)
 
-    def _estimates(self, model: SizedModel, short: CostTable, prices: PriceList) -> dict[str, ClusterEstimate]:
+    def _estimates(self, model: SizedModel, counted: Sequence[tuple[WorkItem, ...]], short: CostTable,
+                   prices: PriceList) -> dict[str, ClusterEstimate]:
         """By cluster of the whole model; those with equal work share one estimate."""
         graph, groups = model.tagged.graph, model.clustering.groups
-        counted = [works_of(group.nodes, graph) for group in groups]
         recents = self._recents(graph, counted)
         residents = self._residents(graph, groups, counted)
         known: dict[object, ClusterEstimate] = {}
@@ -117,9 +124,10 @@ class WholeModel:
         sizes = [[[size for size, _ in work.reads] for work, _, _ in items] for items in counted]
         moved = [sum(work.bytes_moved for work, _, _ in items) for items in counted]
         originals = [copy.original for copy in self.expansion.clusters]
+        bytes_of = {name: graph.values[name].type.size_bytes for name in set(self._short_name.values())}
         return self._touches[1].distances(
             [sizes[place] for place in originals], [moved[place] for place in originals],
-            {whole: graph.values[short].type.size_bytes for whole, short in self._short_name.items()})
+            {whole: bytes_of[short] for whole, short in self._short_name.items()})
 
     def _touches_of(self, graph: Graph, read: Sequence[Sequence[Sequence[str]]]) -> Touches:
         values = {whole: replace(graph.values[short], name=whole) for whole, short in self._short_name.items()}
@@ -176,6 +184,11 @@ class _Unpriced(PriceList):
         """The price of nothing."""
         del items
         return super().of((), device)
+
+
+def _counted(model: SizedModel) -> list[tuple[WorkItem, ...]]:
+    """The work of every cluster of the short model."""
+    return [works_of(group.nodes, model.tagged.graph) for group in model.clustering.groups]
 
 
 def _touched(group: NodeGroup, graph: Graph) -> dict[str, None]:

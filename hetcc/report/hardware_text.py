@@ -46,6 +46,9 @@ def hardware_lines(choice: Mapping[str, Any] | None, policy: str) -> list[tuple[
     text = (f"{choice['results_per_cycle_and_row']} results of {choice['rows_per_step']} rows per cycle; the table is "
             f"in {choice['stripes_of_the_table']} stripes; {choice['memory_channels']} memory channels")
     lines = [("policy", policy), ("hardware", text)]
+    if held := choice.get("table_on_chip"):
+        lines.append(("on chip", (f"the table, {held['bytes']:,} bytes in {held['banks_in_block_ram']} banks of block "
+                                  f"RAM and {held['banks_in_ultra_ram']} of ultra RAM; read when it changes")))
     if "rows_per_cycle" in choice:
         limits = (f"memory allows {choice['rows_per_cycle_memory']:g}, arithmetic "
                   f"{choice['rows_per_cycle_arithmetic']:g}")

@@ -67,6 +67,10 @@ def compile_command(options: CompileOptions) -> list[str]:
     for target in options.emission.targets:
         words += ["--target", target]
     words += ["--on-unsupported", options.emission.on_unsupported, "--policy", options.emission.policy]
+    if options.choice.caches != "single":
+        words += ["--caches", options.choice.caches]
+    if options.fpga_launch != "start":
+        words += ["--fpga-launch", options.fpga_launch]
     if not options.emission.verilog:
         words += ["--no-verilog"]
     for name in options.without_rewrites:

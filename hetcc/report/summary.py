@@ -18,10 +18,13 @@ MAIN_PHASES = ("decode", "encode", "prefill")
 
 def compile_summary(phases: Sequence[PlannedPhase], devices: DeviceSet, *, fits: bool, watch: Stopwatch,
                     bundle: str | None, peak_rss_bytes: int,
-                    robustness: Mapping[str, Mapping[str, Any] | None] | None = None) -> dict[str, Any]:
+                    robustness: Mapping[str, Mapping[str, Any] | None] | None = None,
+                    survival: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Any]:
     """The document of ``compile --json``: the main phase's numbers at the top, every phase's under ``phases``."""
     sure = robustness or {}
-    by_name = {phase.name: _phase_summary(phase, sure.get(phase.name)) for phase in phases}
+    kept = survival or {}
+    by_name = {phase.name: {**_phase_summary(phase, sure.get(phase.name)), "survival": kept.get(phase.name)}
+               for phase in phases}
     main = next((name for name in MAIN_PHASES if name in by_name), next(iter(by_name)))
     return {
         **by_name[main], "phase": main, "phases": by_name, "fits": fits,
@@ -45,6 +48,7 @@ def _phase_summary(phase: PlannedPhase, sure: Mapping[str, Any] | None) -> dict[
         "memory_bytes": phase.memory_bytes,
         "predicted": {
             "latency_s": placement.cost.time_s, "gpu_only_latency_s": phase.gpu_only.cost.time_s,
+            "reconfiguration_s": placement.reconfiguration.time_s,
             "energy_j": placement.cost.energy_j, "gpu_only_energy_j": phase.gpu_only.cost.energy_j,
         },
         "partition": {"partitioner": placement.partitioner, "objective": placement.objective,
@@ -94,7 +98,22 @@ def summary_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
         *robustness_lines(partition.get("robustness")),
         ("memory", memory + ("" if summary["fits"] else "  DOES NOT FIT")),
     ]
-    return [*rows, ("on the host", _hosted(summary["coverage"]))]
+    return [*rows, *_special_rows(summary), ("on the host", _hosted(summary["coverage"]))]
+
+
+def _special_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """What most plans have not: loads of other xclbins, and a way to go on without a device."""
+    rows = []
+    if summary["predicted"].get("reconfiguration_s"):
+        loads = format_time(summary["predicted"]["reconfiguration_s"])
+        rows.append(("loading xclbins", f"{loads} of the step (assumed): not all kernels share one"))
+    kept = summary.get("survival")
+    if kept:
+        sent = f"{format_time(kept['shadow_time_s'])} of the step for second copies, " if kept["shadow_time_s"] else ""
+        recovery = format_time(kept["recovery_time_s"])
+        rows.append((f"if the {kept['device']} is lost",
+                     f"{kept['variant']} goes on: {sent}at most {recovery} to the next result"))
+    return rows
 
 
 def _hosted(coverage: dict[str, Any]) -> str:

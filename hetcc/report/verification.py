@@ -9,7 +9,7 @@ from hetcc.runtime.verify import Verification
 
 
 def verification_table(results: Sequence[Verification]) -> str:
-    """A row per phase, then what executed each device's regions, in the devices' own words."""
+    """A row per phase, then what executed each device's regions, in the devices' own words, and what was simulated."""
     rows = [[result.phase, "passed" if result.passed else "FAILED", str(result.steps), f"{result.relative_error:.1e}",
              f"{result.tolerance:.0e}", str(result.selections.compared), str(result.selections.equal),
              str(result.selections.ties), str(result.selections.wrong), shares_text(result.coverage.flops),
@@ -21,7 +21,10 @@ def verification_table(results: Sequence[Verification]) -> str:
     problems = [("problem", f"{result.phase}: {problem}") for result in results
                 for problem in result.coverage.problems]
     missing = [("missing", f"{result.phase}: {name}") for result in results for name in result.missing_outputs]
-    return f"{table}\n\n{label_lines([*engines, *problems, *missing])}"
+    simulated = [(f"simulated in {result.phase}",
+                  f"{result.simulated_runs:,} runs of kernels, {result.simulated_cycles:,} cycles")
+                 for result in results if result.simulated_runs]
+    return f"{table}\n\n{label_lines([*engines, *simulated, *problems, *missing])}"
 
 
 def shares_text(shares: Mapping[str, float]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy
 
@@ -139,10 +139,14 @@ class EmulatedFpga(_ArrayMemory):
     """The bit-exact functional model of the streaming kernels, behind a pyxrt-shaped interface.
 
     Tables stay in the buffers of the compute unit that updates them; when another unit needs one, it is copied.
+
+    Args:
+        xrt: what stands behind the kernels, shaped like pyxrt; by default the emulator.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, xrt: Any = None) -> None:
         super().__init__()
+        self._xrt = xrt
         self.programs: dict[str, tuple[StreamProgram, Graph]] = {}
         self.holder: dict[str, str] = {}
         """Region in whose unit the newest contents of a cache are."""
@@ -153,9 +157,15 @@ class EmulatedFpga(_ArrayMemory):
         kernel = {path.removeprefix(folder): content for path, content in files.items() if path.startswith(folder)}
         self.programs[region.name] = (self.opened(kernel, region), region)
 
+    def schedule(self, phase: PhasePlan) -> None:
+        """See :class:`RuntimeDevice`; kernels that are told by a doorbell begin to listen at their first launch."""
+        for spec in phase.regions:
+            if spec.device == "fpga" and spec.launch == "doorbell":
+                self.programs[f"{phase.phase}/{spec.name}"][0].by_doorbell = True
+
     def opened(self, files: Mapping[str, bytes], region: Graph) -> StreamProgram:
         """The program of a kernel's files."""
-        return load_stream_program(files, region)
+        return load_stream_program(files, region, self._xrt)
 
     def launch(self, region: str) -> LaunchEvidence:
         """See :class:`RuntimeDevice`."""

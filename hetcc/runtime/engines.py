@@ -5,12 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from hetcc.backends.fpga.xrt.faults import Fault, FaultyXrt
 from hetcc.backends.gpu.tools import ENGINES, target_named
 from hetcc.errors import UserError
 from hetcc.plan.plan import Plan, RegionSpec
 from hetcc.runtime.devices import EmulatedFpga, EmulatedGpu, HostDevice, RuntimeDevice, SimulatedFpga
 
 FPGA_ENGINES = ("model", "rtl")
+
+
+def check_fpga(name: str) -> None:
+    """Refuse what runs no FPGA.
+
+    Raises:
+        UserError: HET-U001.
+    """
+    if name not in FPGA_ENGINES:
+        raise UserError("HET-U001", f"--fpga is {' or '.join(FPGA_ENGINES)}, not '{name}'")
 
 
 @dataclass(frozen=True)
@@ -22,6 +33,8 @@ class Engines:
     bundle's targets that is emulated."""
     fpga: str = "model"
     """``model``, the bit-exact functional model, or ``rtl``, the emitted Verilog simulated with Verilator."""
+    faults: tuple[Fault, ...] = ()
+    """Runs of the emulated FPGA that are to fail, to see what becomes of the request."""
 
     def chosen_for(self, plan: Plan) -> Engines:
         """The same with nothing left open.
@@ -31,8 +44,9 @@ class Engines:
         """
         if self.gpu:
             target_named(self.gpu)
-        if self.fpga not in FPGA_ENGINES:
-            raise UserError("HET-U001", f"--fpga is {' or '.join(FPGA_ENGINES)}, not '{self.fpga}'")
+        check_fpga(self.fpga)
+        if self.faults and self.fpga != "model":
+            raise UserError("HET-U001", "--fault is for the emulated FPGA", fix="leave out --fpga rtl")
         runnable = [target for target in plan.targets if target in (ENGINES if not self.gpu else {self.gpu})]
         if not runnable and plan.targets:
             wanted = self.gpu or "any target that is emulated here"
@@ -48,7 +62,8 @@ class Engines:
         Raises:
             ToolError: HET-T001, a driver is missing.
         """
-        fpga = SimulatedFpga() if self.fpga == "rtl" else EmulatedFpga()
+        xrt = FaultyXrt(self.faults) if self.faults else None
+        fpga = SimulatedFpga() if self.fpga == "rtl" else EmulatedFpga(xrt)
         return {"gpu": self._gpu(), "fpga": fpga, "host": HostDevice()}
 
     def entry_of(self, region: RegionSpec) -> str:

@@ -8,38 +8,42 @@ from dataclasses import dataclass, replace
 
 import numpy
 
-from hetcc.backends.host.program import TorchUse, torch_guard
-from hetcc.errors import InternalError, ToolError, UserError
+from hetcc.backends.host.program import torch_guard
+from hetcc.errors import UserError
 from hetcc.ir import Graph, Role
+from hetcc.ir.appends import appends_of
 from hetcc.ir.serialize import tagged_from_bytes
 from hetcc.ir.subgraph import digest_of, extract, weights_of
 from hetcc.plan.bundle import BundleFiles
-from hetcc.plan.plan import CommitStep, LaunchStep, PhasePlan, Plan, RegionSpec, TransferStep
+from hetcc.plan.plan import LaunchStep, PhasePlan, Plan, RegionSpec
 from hetcc.plan.tensors import numpy_type
-from hetcc.runtime.counters import Counter, check_room, counters_of
+from hetcc.runtime.counters import check_room, counters_of
 from hetcc.runtime.devices import RuntimeDevice
 from hetcc.runtime.engines import Engines
-from hetcc.runtime.real_gpu import launch_failed
-from hetcc.runtime.trace import NOT_COUNTED, RunTrace, StepRecord
+from hetcc.runtime.steps import LoadedPhase, losing, prepared
+from hetcc.runtime.survival import (
+    DeviceLost,
+    Recovery,
+    RequestLog,
+    Warn,
+    check_name,
+    check_survivable,
+    fragile_caches,
+    tell,
+)
+from hetcc.runtime.trace import RunTrace
 from hetcc.runtime.weights import WeightFiles
 from hetcc.stopwatch import silent
 
 Array = numpy.ndarray
-_Step = Callable[[TorchUse | None], StepRecord]
-"""Told where torch operators are counted, if they are."""
 
 
 @dataclass(frozen=True)
-class _LoadedPhase:
-    """A phase with all that does not change from run to run worked out."""
+class _Before:
+    """What a step may change, as it was before."""
 
-    plan: PhasePlan
-    graph: Graph
-    regions: Mapping[str, RegionSpec]
-    home: Mapping[str, str]
-    """Device on which each launched value is."""
-    counters: tuple[Counter, ...]
-    steps: tuple[_Step, ...] = ()
+    caches: Mapping[str, Array]
+    counts: Mapping[str, int]
 
 
 class Session:
@@ -52,6 +56,7 @@ class Session:
         engines: which code is run by what; by default what is emulated on this machine.
         devices: by name, what runs the plan in place of the engines. Devices that need no generated code
             (``HostDevice``) also run a bundle that holds none, which checks the plan without any code generator.
+        warn: told when a device is lost and the request goes on; by default it is printed on stderr.
 
     Raises:
         UserError: HET-B005, a planning-only bundle, or one without code for the engines; HET-C005, weights are missing.
@@ -59,7 +64,8 @@ class Session:
     """
 
     def __init__(self, files: BundleFiles, plan: Plan, progress: Callable[[str], None] = silent,
-                 engines: Engines | None = None, devices: Mapping[str, RuntimeDevice] | None = None) -> None:
+                 engines: Engines | None = None, devices: Mapping[str, RuntimeDevice] | None = None,
+                 warn: Warn = tell) -> None:
         if not plan.is_executable and devices is None:
             raise UserError("HET-B005", "the bundle holds a plan but no code", where=str(files.folder),
                             fix="compile with --weights DIR or --weights random:SEED")
@@ -67,22 +73,44 @@ class Session:
         self.engines = (engines or Engines()).chosen_for(plan)
         self.devices: Mapping[str, RuntimeDevice] = devices or self.engines.devices()
         self.cache_device: dict[str, str] = {}
-        self.phases: dict[str, _LoadedPhase] = {}
+        self.phases: dict[str, LoadedPhase] = {}
         self._counts: dict[str, int] = {}
         """What caches of one integer hold, so that no device has to be asked."""
+        self._shadow: dict[str, str] = {}
+        """By cache: the device with its second copy, or nothing."""
+        self.steps_done = 0
+        """Steps of the request so far."""
+        self.lost: set[str] = set()
+        """Devices that failed; they are not used again."""
+        self.recoveries: list[Recovery] = []
+        self._warn = warn
+        self._stand_ins: dict[str, LoadedPhase] = {}
+        """By the phase they stand in for."""
+        self._is_logging = any(cache.policy == "recomputable" for phase in plan.phases for cache in phase.caches)
+        self._before: dict[str, int] = {}
+        """What counters held before the step that runs; its steps look here."""
         self._weights = WeightFiles(files)
         self._bound: set[tuple[str, str]] = set()
         code = {folder: {f"{folder}/{path}": content for path, content in files.below(folder).items()}
                 for folder in ("gpu", "fpga")}
         for phase in plan.phases:
             progress(f"loading {phase.phase}")
-            self._load(phase, files, {**code["gpu"], **code["fpga"]})
+            everything = {**code["gpu"], **code["fpga"]}
+            self.phases[phase.phase] = self._load(phase, phase.phase, files, everything)
+            stand_in = plan.stand_in(phase)
+            if stand_in is not None:
+                self._stand_ins[phase.phase] = self._load(stand_in, phase.phase, files, everything)
         self.reset()
 
-    def _load(self, phase: PhasePlan, files: BundleFiles, code: Mapping[str, bytes]) -> None:
-        graph = tagged_from_bytes(files.read(f"graphs/{phase.phase}.json")).graph
+    def _load(self, phase: PhasePlan, of: str, files: BundleFiles, code: Mapping[str, bytes]) -> LoadedPhase:
+        """A plan of the phase ``of``, with its programs and weights on their devices."""
+        graph = tagged_from_bytes(files.read(f"graphs/{of}.json")).graph
         regions = {region.name: region for region in phase.regions}
-        loaded = _LoadedPhase(phase, graph, regions, _homes(phase, regions), counters_of(graph))
+        counters = counters_of(graph)
+        used = {region.device for region in phase.regions} | {cache.device for cache in phase.caches}
+        loaded = LoadedPhase(phase, graph, regions, _homes(phase, regions), counters, frozenset(used),
+                             fragile_caches(graph, frozenset(counter.cache for counter in counters)),
+                             appends_of(graph))
         updates = {cache for region in phase.regions for cache, _ in region.updates}
         in_place = replace(graph, updates=tuple(update for update in graph.updates if update.cache in updates))
         for step in phase.steps:
@@ -98,32 +126,52 @@ class Session:
                     self._bound.add((spec.device, name))
         for device in self.devices.values():
             device.schedule(phase)
-        steps = tuple(self._prepared(loaded, position) for position in range(len(phase.steps)))
-        self.phases[phase.phase] = replace(loaded, steps=steps)
+        return replace(loaded, steps=prepared(loaded, self.devices, self._before))
 
     def reset(self) -> None:
-        """Empty all caches."""
-        for loaded in self.phases.values():
-            for cache in loaded.plan.caches:
-                self.write_cache(cache.name, numpy.zeros(cache.shape, numpy_type(cache.dtype)), cache.device)
+        """Empty all caches: a new request. A device that was lost stays out of use."""
+        for name in self.phases:
+            for cache in self._active(name).plan.caches:
+                self._hold(cache.name, numpy.zeros(cache.shape, numpy_type(cache.dtype)), cache.device, cache.shadow)
+        self._counts = dict.fromkeys(self._counts, 0)
+        self._log = RequestLog()
+        self.steps_done = 0
 
     def write_cache(self, name: str, array: Array, device: str | None = None) -> None:
-        """Set the contents of a cache, on the device that holds it."""
+        """Set the contents of a cache, on the device that holds it.
+
+        Raises:
+            UserError: HET-B004, there is no such cache.
+        """
+        check_name(name, self.cache_device)
         home = device or self.cache_device[name]
-        self.cache_device[name] = home
+        self._hold(name, array, home, self._shadow.get(name, "") if home == self.cache_device[name] else "")
+        if self._is_logging:
+            self._log.entries.append(("", {name: numpy.array(array)}))
+
+    def _hold(self, name: str, array: Array, device: str, shadow: str) -> None:
+        """Put a cache on its device, and on the one that keeps a second copy."""
+        self.cache_device[name], self._shadow[name] = device, shadow
         if array.size == 1 and array.dtype.kind in "iu":
             self._counts[name] = int(array.reshape(())[()])
-        self.devices[home].put(name, array)
+        self.devices[device].put(name, array)
+        if shadow:
+            self.devices[shadow].put(name, numpy.array(array))
 
     def read_cache(self, name: str) -> Array:
-        """A copy of the contents of a cache."""
-        if name not in self.cache_device:
-            raise UserError("HET-B004", f"the bundle has no cache '{name}'",
-                            fix=f"it has {', '.join(sorted(self.cache_device)[:4])} ...")
+        """A copy of the contents of a cache.
+
+        Raises:
+            UserError: HET-B004, there is no such cache.
+        """
+        check_name(name, self.cache_device)
         return self.devices[self.cache_device[name]].get(name)
 
     def run(self, phase: str, inputs: Mapping[str, Array], *, counting: bool = True) -> RunTrace:
         """One step of a phase; caches are updated.
+
+        A device that fails is no longer used. Where the plan keeps its caches shadowed or recomputable, the step is
+        made again without it and the trace says so; what was announced on stderr is in ``recoveries`` too.
 
         Args:
             phase: name of the phase.
@@ -132,23 +180,112 @@ class Session:
 
         Raises:
             UserError: HET-B005 unknown phase; HET-R002 wrong inputs, or no room in the caches.
+            ToolError: HET-R004, a device failed and the request cannot go on.
         """
         self.plan.phase(phase)
-        loaded = self.phases[phase]
+        loaded, before = self._active(phase), dict(self._counts)
+        kept = self._kept(loaded) if loaded.plan.survival is not None else {}
+        try:
+            trace = self._step(loaded, inputs, counting=counting)
+        except DeviceLost as lost:
+            trace = self._go_on(loaded, inputs, lost, _Before(kept, before), counting=counting)
+        if self._is_logging:
+            self._log.entries.append((phase, {name: numpy.array(array) for name, array in inputs.items()}))
+        self.steps_done += 1
+        return trace
+
+    def _step(self, loaded: LoadedPhase, inputs: Mapping[str, Array], *, counting: bool) -> RunTrace:
         self._feed(loaded, inputs)
-        check_room(loaded.counters, self._counts, phase)
         self._move_caches(loaded)
+        self._before.update(self._counts)
+        check_room(loaded.counters, self._counts, loaded.plan.phase)
         if counting:
             with torch_guard() as torch_use:
                 records = [step(torch_use) for step in loaded.steps]
         else:
             records = [step(None) for step in loaded.steps]
         home = loaded.home
-        outputs = {spec.name: self.devices[home[spec.name]].get(spec.name) for spec in loaded.plan.outputs}
-        observed = {name: self.devices[home[name]].get(name) for name in loaded.plan.observed if name in home}
+        with losing("the results cannot be read"):
+            outputs = {spec.name: self.devices[home[spec.name]].get(spec.name) for spec in loaded.plan.outputs}
+            observed = {name: self.devices[home[name]].get(name) for name in loaded.plan.observed if name in home}
         return RunTrace(loaded.plan, outputs, observed, tuple(records))
 
-    def _feed(self, loaded: _LoadedPhase, inputs: Mapping[str, Array]) -> None:
+    def _active(self, phase: str) -> LoadedPhase:
+        """The phase, or what stands in for it when it needs a device that is lost."""
+        loaded = self.phases[phase]
+        return self._stand_ins.get(phase, loaded) if self.lost & loaded.devices else loaded
+
+    def _kept(self, loaded: LoadedPhase) -> dict[str, Array]:
+        """Copies of what the step may half change, from where they outlive the device; none if steps are repeated."""
+        homes = {name: self._shadow[name] or self.cache_device[name] for name in loaded.fragile}
+        survival = loaded.plan.survival
+        if self._is_logging or survival is None:
+            return {}
+        return {name: numpy.array(self.devices[home].get(name)) for name, home in homes.items()
+                if home != survival.device}
+
+    def _go_on(self, loaded: LoadedPhase, inputs: Mapping[str, Array], lost: DeviceLost, before: _Before, *,
+               counting: bool) -> RunTrace:
+        """The step again without the device.
+
+        Raises:
+            ToolError: HET-R004, the caches are lost with the device, or what stands in fails as well.
+        """
+        start, phase, done = time.perf_counter(), loaded.plan.phase, self.steps_done
+        survival = loaded.plan.survival
+        # A phase that does not need the device may still find caches of another phase on it.
+        stand_in = loaded if lost.device not in loaded.devices else (
+            self._stand_ins[phase] if survival is not None and survival.device == lost.device else None)
+        check_survivable(lost, self._single(lost.device), has_variant=stand_in is not None)
+        assert stand_in is not None
+        policy = "recomputable" if self._is_logging else "shadowed"
+        self.lost.add(lost.device)
+        if policy == "recomputable":
+            self._repeat()
+            self.steps_done = done
+        else:
+            self._fall_back(loaded, lost.device, before)
+        trace = self._step(stand_in, inputs, counting=counting)
+        recovery = Recovery(phase, done, lost.device, lost.cause.what, stand_in.plan.phase, policy,
+                            1 + (done if policy == "recomputable" else 0), time.perf_counter() - start)
+        self.recoveries.append(recovery)
+        self._warn(recovery.text())
+        return replace(trace, recovery=recovery)
+
+    def _single(self, device: str) -> list[str]:
+        """Caches that only this device holds now."""
+        policy = {cache.name: cache.policy for phase in self.plan.phases for cache in phase.caches
+                  if cache.device == device}
+        return [name for name, home in self.cache_device.items() if home == device and (
+            policy.get(name, "single") == "single" or not (self._is_logging or self._shadow[name]))]
+
+    def _fall_back(self, loaded: LoadedPhase, device: str, before: _Before) -> None:
+        """Second copies become the caches; what the failed step changed becomes what it was."""
+        for name, home in self.cache_device.items():
+            if home == device:
+                self.cache_device[name], self._shadow[name] = self._shadow[name], ""
+        specs = {cache.name: cache for cache in loaded.plan.caches}
+        self._counts = dict(before.counts)
+        for counter in loaded.counters:
+            kind, count = numpy_type(specs[counter.cache].dtype), before.counts.get(counter.cache, 0)
+            self.devices[self.cache_device[counter.cache]].put(
+                counter.cache, numpy.full(specs[counter.cache].shape, count, kind))
+        for name, array in before.caches.items():
+            self.devices[self.cache_device[name]].put(name, array)
+
+    def _repeat(self) -> None:
+        """All steps of the request again, from empty caches."""
+        log = self._log
+        self.reset()
+        for phase, values in log.entries:
+            if phase:
+                self._step(self._active(phase), values, counting=False)
+                self._log.entries.append((phase, values))
+            else:
+                for name, array in values.items():
+                    self.write_cache(name, array)
+
+    def _feed(self, loaded: LoadedPhase, inputs: Mapping[str, Array]) -> None:
         for spec in loaded.plan.inputs:
             if spec.name not in inputs:
                 raise UserError("HET-R002", f"input '{spec.name}' is missing", where=loaded.plan.phase,
@@ -160,69 +297,14 @@ class Session:
                                 fix="compile for this size, or feed the size it was compiled for")
             self.devices["host"].put(spec.name, array)
 
-    def _move_caches(self, loaded: _LoadedPhase) -> None:
+    def _move_caches(self, loaded: LoadedPhase) -> None:
         """Caches are used where this phase has them; another phase may have left them elsewhere."""
         for cache in loaded.plan.caches:
             home = self.cache_device[cache.name]
             if home != cache.device:
-                self.write_cache(cache.name, self.devices[home].get(cache.name), cache.device)
-
-    def _prepared(self, loaded: _LoadedPhase, position: int) -> _Step:
-        """A step with all it needs looked up, because launches are counted in microseconds."""
-        step = loaded.plan.steps[position]
-        if isinstance(step, LaunchStep):
-            return self._launch(loaded, position, step)
-        if isinstance(step, TransferStep):
-            return self._transfer(position, step)
-        assert isinstance(step, CommitStep)
-        return self._commit(loaded, position, step)
-
-    def _launch(self, loaded: _LoadedPhase, position: int, step: LaunchStep) -> _Step:
-        spec = loaded.regions[step.region]
-        launch, key = self.devices[spec.device].launch, f"{loaded.plan.phase}/{step.region}"
-        where = f"{step.region}: {spec.nodes[0]} ... {spec.nodes[-1]}"
-        region, on, flops, moved = step.region, spec.device, spec.flops, spec.bytes_read + spec.bytes_written
-        clock = time.perf_counter
-
-        def run(torch_use: TorchUse | None) -> StepRecord:
-            before, start = torch_use.count if torch_use else 0, clock()
-            try:
-                evidence = launch(key)
-            except ToolError as error:
-                if error.code != "HET-G002":
-                    raise
-                raise launch_failed(error, position, spec, loaded.graph) from error
-            except (RuntimeError, ValueError) as error:
-                raise InternalError("HET-I001", f"step {position} failed on the {spec.device}: {error}",
-                                    where=where) from error
-            return StepRecord(position, "launch", region, on, clock() - start, evidence.engine, flops, moved,
-                              evidence.stages_executed, torch_use.count - before if torch_use else NOT_COUNTED,
-                              evidence.simulated_cycles)
-
-        return run
-
-    def _transfer(self, position: int, step: TransferStep) -> _Step:
-        source, destination = self.devices[step.source], self.devices[step.destination]
-
-        def run(_: TorchUse | None) -> StepRecord:
-            start = time.perf_counter()
-            destination.put(step.value, source.get(step.value))
-            return StepRecord(position, "transfer", step.value, step.destination, time.perf_counter() - start)
-
-        return run
-
-    def _commit(self, loaded: _LoadedPhase, position: int, step: CommitStep) -> _Step:
-        home = next(cache.device for cache in loaded.plan.caches if cache.name == step.cache)
-        device, holder = self.devices[step.device], self.devices[home]
-
-        def run(_: TorchUse | None) -> StepRecord:
-            start = time.perf_counter()
-            device.rename(step.value, step.cache)
-            if home != step.device:
-                holder.put(step.cache, device.get(step.cache))
-            return StepRecord(position, "commit", step.cache, step.device, time.perf_counter() - start)
-
-        return run
+                with losing(f"'{cache.name}' cannot be moved from the {home}"):
+                    content = self.devices[home].get(cache.name)
+                self._hold(cache.name, content, cache.device, cache.shadow)
 
 
 def _homes(phase: PhasePlan, regions: Mapping[str, RegionSpec]) -> dict[str, str]:

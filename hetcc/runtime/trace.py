@@ -10,6 +10,7 @@ import numpy
 
 from hetcc.errors import UserError
 from hetcc.plan.plan import PhasePlan
+from hetcc.runtime.survival import Recovery
 
 REQUIRED_FLOPS = 0.95
 REQUIRED_BYTES = 0.90
@@ -68,6 +69,8 @@ class RunTrace:
     observed: Mapping[str, numpy.ndarray]
     """Selected indices by value name."""
     records: tuple[StepRecord, ...]
+    recovery: Recovery | None = None
+    """Present if a device was lost in this step and another plan went on."""
 
     @property
     def measured_time_s(self) -> float:

@@ -86,6 +86,10 @@ class Verification:
     """What executed each device's regions, said as it is."""
     measured_time_s: float
     missing_outputs: tuple[str, ...] = ()
+    simulated_runs: int = 0
+    """How often a kernel ran in simulated hardware, all steps together."""
+    simulated_cycles: int = 0
+    """Cycles of these runs."""
 
     @property
     def passed(self) -> bool:
@@ -102,6 +106,7 @@ class Verification:
                            "ties": self.selections.ties, "wrong": self.selections.wrong},
             "coverage": self.coverage.to_json(), "engines": dict(self.engines),
             "measured_time_s": self.measured_time_s,
+            "simulated": {"kernel_runs": self.simulated_runs, "cycles": self.simulated_cycles},
         }
 
     def require(self) -> None:
@@ -150,7 +155,13 @@ def verify_phase(session: Session, phase: str, reference: RunLike) -> Verificati
     tolerance = max(RELATIVE_TOLERANCE.get(dtype, 1e-4), limits.relative)
     return Verification(phase, len(traces), worst, tolerance, selections,
                         traces[-1].coverage(), engines, sum(trace.measured_time_s for trace in traces),
-                        tuple(sorted(missing)))
+                        tuple(sorted(missing)), *_simulated(traces))
+
+
+def _simulated(traces: Iterable[RunTrace]) -> tuple[int, int]:
+    """Runs in simulated hardware, and their cycles."""
+    cycles = [record.simulated_cycles for trace in traces for record in trace.records if record.simulated_cycles]
+    return len(cycles), sum(cycles)
 
 
 def limits_of(regions: Iterable[RegionSpec]) -> PolicyLimits:

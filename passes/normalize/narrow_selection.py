@@ -52,7 +52,8 @@ class NarrowToSelection:
                 report.append(Rewrite(scatter.name, False, found.refusal or "no builder for this domain",
                                       self.name))
                 continue
-            rewritten = _Narrowing(graph, found, builder).build()
+            claimed = frozenset(name for one in believed for name in (*one.values, *(node.name for node in one.added)))
+            rewritten = _Narrowing(graph, found, builder, claimed).build()
             if rewritten is None:
                 report.append(Rewrite(scatter.name, False, "an operator on the way has a fixed size", self.name))
                 continue
@@ -97,12 +98,14 @@ class _Rewritten:
 class _Narrowing:
     """Builds the narrowed nodes and the two small programs that prove them."""
 
-    def __init__(self, graph: Graph, found: MemorySlice, builder: Builder) -> None:
+    def __init__(self, graph: Graph, found: MemorySlice, builder: Builder, claimed: frozenset[str]) -> None:
         base = graph.producer[found.scatter.operand("data") or ""]
         names = _with_constants(graph, {*found.nodes, *found.ends, found.scatter.name, base.name}, found.frontier)
         self.graph = extract(graph, names, "before")
         self.found = found
         self.builder = builder
+        self.claimed = claimed
+        """Names that other selections have given to narrowed values: layers, or two in one, may share a mask."""
         self.selected = graph.type_of(found.indices).shape[found.scatter.integer("axis")]
         self.provenance = found.scatter.provenance
         self.values: dict[str, Value] = {}
@@ -123,9 +126,11 @@ class _Narrowing:
         return None if request is None else _Rewritten(tuple(self.added), tuple(ends.values()), self.values, request)
 
     def _twin_name(self, value: str) -> str:
+        """Of a value or a node."""
         layer = self.provenance.layer
         inside = value.startswith((layer + ".", layer + "/"))
-        return f"{value}.selected" if inside or not layer else f"{layer}/{value.replace('/', '.')}.selected"
+        name = f"{value}.selected" if inside or not layer else f"{layer}/{value.replace('/', '.')}.selected"
+        return name if name not in self.claimed else f"{name}.{self.found.scatter.name.replace('/', '.')}"
 
     def _narrow(self, value: str, axis: int) -> Value:
         """Declare the narrowed twin of ``value``."""
@@ -218,7 +223,7 @@ class _Narrowing:
 
     def _clone(self, node: Node) -> bool:
         outputs = tuple(self._narrow(name, self.found.axis_of[name]) for name in node.outputs)
-        moved = replace(node, name=f"{node.name}.selected", inputs=self._renamed_inputs(node),
+        moved = replace(node, name=self._twin_name(node.name), inputs=self._renamed_inputs(node),
                         outputs=tuple(output.name for output in outputs))
         resized = self.builder.resized(moved, tuple(output.type.shape for output in outputs))
         if resized is None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from corpus.sparse_block import INPUT_NAMES, OUTPUT_NAMES, example
+from corpus.sparse_block import INPUT_NAMES, OUTPUT_NAMES, SparseBlockSize, example
 
 Made = tuple[torch.nn.Module, dict[str, torch.Tensor], dict[str, int]]
 """What ``hetcc compile path.py:factory`` wants: module, example inputs by name, output position of each cache."""
@@ -53,6 +53,31 @@ def sparse_block() -> Made:
     block, arguments = example()
     return block, dict(zip(INPUT_NAMES, arguments, strict=True)), {
         name.removesuffix("_out"): position for position, name in enumerate(OUTPUT_NAMES) if name.endswith("_out")}
+
+
+class _TwoBlocks(torch.nn.Module):
+    """Two sparse attention blocks whose indexers differ in size, so that they need two kernels."""
+
+    def __init__(self, first: torch.nn.Module, second: torch.nn.Module) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+
+    def forward(  # the names of the arguments are those of the caches
+        self, hidden: torch.Tensor, position: torch.Tensor, keys_1: torch.Tensor, values_1: torch.Tensor,
+        index_1: torch.Tensor, keys_2: torch.Tensor, values_2: torch.Tensor, index_2: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
+        between, *kept = self.first(hidden, position, keys_1, values_1, index_1)
+        result, *others = self.second(between, position, keys_2, values_2, index_2)
+        return result, *kept, *others
+
+
+def two_sparse_blocks() -> Made:
+    """One decode step of two different blocks."""
+    first, arguments = example()
+    second, others = example(SparseBlockSize(index_dim=32, top_k=4), seed=1)
+    caches = [f"{name}_{block}" for block in (1, 2) for name in ("keys", "values", "index")]
+    inputs = dict(zip([*INPUT_NAMES[:2], *caches], (*arguments, *others[2:]), strict=True))
+    return _TwoBlocks(first, second), inputs, {name: place for place, name in enumerate(caches, start=1)}
 
 
 def export_made(made: Made, path: Path, *, dynamo: bool) -> Path:

@@ -12,6 +12,7 @@ import pytest
 from hetcc.aten.build import AtenBuilder
 from hetcc.aten.check import check_on_random_inputs
 from hetcc.backends.host.program import load_host_program
+from hetcc.capture import capture
 from hetcc.capture.model import CaptureRequest
 from hetcc.ir import DType, Graph, Stage
 from hetcc.ir.printer import print_graph
@@ -27,6 +28,7 @@ from hetcc.plan.plan import LaunchStep, TransferStep
 from hetcc.planning import plan_phase
 from hetcc.stopwatch import Stopwatch
 
+from corpus import doors
 from corpus.graphs import GraphBuilder, attention_with_sink, sparse_selection, threshold_selection
 
 Golden = Callable[[str, str], None]
@@ -68,6 +70,16 @@ def test_narrowing(batch: int, golden: Golden) -> None:
         same_results(before, graph, random_arguments(before, batch))
     modes = {node.attribute("mode") for node in after.nodes if node.name.endswith(".selected")} - {None}
     assert modes == ({"rows"} if batch == 1 else {"along"})
+
+
+def test_selections_that_share_a_mask_are_narrowed_each() -> None:
+    """In a program without layers, where nothing but the selection tells the narrowed masks apart."""
+    before, = capture(CaptureRequest(f"{doors.__file__}:two_sparse_blocks")).graphs.values()
+    after, report = narrowing().run(Simplify().run(before))
+    assert [rewrite.applied for rewrite in report] == [True, True]
+    arguments = {name: array / 4 if array.dtype.kind == "f" else array  # so that sums stay near one
+                 for name, array in random_arguments(before, 0).items()}
+    same_results(before, after, arguments)
 
 
 def test_narrowing_is_not_believed_without_agreement() -> None:

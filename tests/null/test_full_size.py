@@ -91,6 +91,7 @@ def test_without_the_flag_the_model_itself_does_not_fit(tmp_path: Path) -> None:
                       "plan", cwd=tmp_path), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_graph_of_40000_nodes_is_placed_in_half_a_second() -> None:
     """182 layers of a small model: every node captured, tagged and priced; the time is that of the exact placer alone.
 

@@ -28,7 +28,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("aten", "capture", "cost_model", "onnx", "plan", "workloads"),
     ("backends", "options", "passes"),
     ("report", "runtime", "simulate"),
-    ("bench", "emission", "pipeline", "planning", "predict", "registry", "reopen"),
+    ("bench", "emission", "pipeline", "planning", "predict", "registry", "reopen", "sharing", "surviving"),
     ("api",),
     ("cli", "demo", "__main__", ""),
 )

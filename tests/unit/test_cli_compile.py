@@ -28,7 +28,7 @@ EVERY_OPTION = CompileOptions(
                    (("index_topk", "8"), ("rope_scaling", '{"a": 1, "b": "x=y"}')), "random:3"),
     gpu="a100", fpga="card.toml", baseline="as-published", ignore_capacity=True, emit="never",
     choice=PlacementChoice("mine.py:Mine", (("relevancy", "fpga"), ("a=b/*", "gpu")), Path("there.json"),
-                           Objective(0.5, 2.0)),
+                           Objective(0.5, 2.0), "shadowed"), fpga_launch="doorbell",
     emission=EmissionOptions(("gfx942", "llvm-cpu"), False, "error"), without_rewrites=("reassociate",))
 
 
@@ -76,7 +76,8 @@ def test_the_summary_holds_what_people_ask_for(plan_bundle: tuple[Path, CommandR
     assert summary["regions"]["total"] == summary["regions"]["gpu"] + summary["regions"]["fpga"]
     assert summary["fits"] is True and summary["bundle"] == str(folder)
     assert summary["memory_bytes"]["fpga"] > 0
-    assert summary["predicted"].keys() == {"latency_s", "gpu_only_latency_s", "energy_j", "gpu_only_energy_j"}
+    assert summary["predicted"].keys() == {"latency_s", "gpu_only_latency_s", "energy_j", "gpu_only_energy_j",
+                                           "reconfiguration_s"}
     partition = summary["partition"]
     assert partition["lower_bound"] <= partition["objective"] and partition["gap"] >= 0
     assert sum(summary["coverage"]["flops"].values()) == pytest.approx(1.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy
 import pytest
@@ -161,3 +162,47 @@ def test_elements_leave_in_groups_and_the_rest_by_itself(given: int, taken: int,
     for one, first in zip(sent, (0, steps), strict=True):
         joined = numpy.concatenate(got[first:first + steps])[:segment]
         assert joined.tolist() == one.tolist()
+
+
+@pytest.mark.parametrize(("words", "stripes", "units"), [(4, 1, 3), (4, 2, 3), (4, 3, 2), (6, 4, 5), (2, 3, 4),
+                                                         (1, 2, 3)])
+def test_a_segment_begins_at_the_first_stripe_though_the_next_one_waits(words: int, stripes: int, units: int) -> None:
+    """All words of both segments lie in the buffers before the first one begins."""
+    from amaranth.sim import Simulator
+
+    from hetcc.backends.fpga.rtl.memory.feed import GroupFeeder
+
+    unit = GroupFeeder(words, stripes, units * words)
+    waiting: list[list[int]] = [[] for _ in range(stripes)]
+    for segment in (100, 200):
+        for word in range(units * words):
+            waiting[word % stripes].append(segment + word)
+    got: list[int] = []
+
+    async def bench(context: Any) -> None:
+        for count in (units * words, 2 * units * words):
+            for _ in range(5):
+                await step(context, wanted=False)
+            await step(context, wanted=False, begins=True)
+            while len(got) < count:
+                await step(context, wanted=True)
+
+    async def step(context: Any, *, wanted: bool, begins: bool = False) -> None:
+        context.set(unit.clear, int(begins))
+        context.set(unit.beat_valid, sum(bool(held) << at for at, held in enumerate(waiting)))
+        context.set(unit.beat_data, sum(held[0] << 512 * at for at, held in enumerate(waiting) if held))
+        taken = wanted and context.get(unit.valid)
+        context.set(unit.take, int(taken))
+        if taken:
+            got.extend(context.get(unit.data) >> 512 * at & (1 << 512) - 1 for at in range(words))
+        ready = context.get(unit.beat_ready)
+        for at, held in enumerate(waiting):
+            if held and ready >> at & 1:
+                held.pop(0)
+        await context.tick()
+
+    simulator = Simulator(unit)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(bench)
+    simulator.run_until(2000e-6)
+    assert got == [segment + word for segment in (100, 200) for word in range(units * words)]

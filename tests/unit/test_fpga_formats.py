@@ -182,7 +182,7 @@ def test_the_quantiser_is_the_model(bits: int) -> None:
     given = vectors(3, 200)
     unit = VectorQuantiser(3, bits)
     words = [int.from_bytes(numpy.ascontiguousarray(column).tobytes(), "little") for column in given.T]
-    found = run(unit, {"vector": words}, "result", unit.latency)
+    found = run(unit, {"row": words}, "result", unit.latency)
     integers, _, _ = numbers.quantise(given, bits)
     mask = 2**bits - 1
     expected = [sum((int(value) & mask) << bits * at for at, value in enumerate(column)) for column in integers.T]

@@ -31,6 +31,7 @@ from hetcc.emission import Emission
 from hetcc.options import CompileOptions, PlacementChoice
 from hetcc.pipeline import build_plan, compile_captured, device_set
 from hetcc.report.packing_text import packing_block
+from hetcc.sharing import with_loads
 from hetcc.stopwatch import Stopwatch
 
 from corpus import doors
@@ -162,8 +163,9 @@ def test_loading_other_files_is_part_of_the_predicted_latency() -> None:
                              robustness_samples=0)
     compiled = compile_captured(captured, options, None, force=False, watch=Stopwatch())
     devices = device_set(options)
-    plain, loading = (build_plan(captured, compiled.phases, options, devices, Emission(packing=packing), fits=True)
-                      .phase("decode").prediction for packing in (None, Packing((), {"decode": 2})))
+    plain, loading = (build_plan(captured, tuple(with_loads(phase, loads, devices.profiles["fpga"])
+                                                 for phase in compiled.phases), options, devices, Emission(), fits=True)
+                      .phase("decode").prediction for loads in (0, 2))
     load = reconfiguration(devices.profiles["fpga"])
     assert load.time_s > 0
     assert (plain.reconfiguration_s, loading.reconfiguration_s) == (0.0, 2 * load.time_s)

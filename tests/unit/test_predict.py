@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +17,7 @@ from hetcc import pipeline, planning
 from hetcc.capture import capture
 from hetcc.capture.model import CaptureRequest, Phase
 from hetcc.capture.short import ShortCapture, contexts, shortest
+from hetcc.copies import processors
 from hetcc.errors import UserError
 from hetcc.ir import TaggedGraph
 from hetcc.options import CompileOptions, PlacementChoice
@@ -25,6 +31,7 @@ from hetcc.predict.sizing import Sizes
 from hetcc.predict.template import fit, fit_by, skeleton_of, tells_apart, with_numbers
 from hetcc.predict.whole import WholeModel
 from hetcc.stopwatch import silent
+from hetcc.store import Store
 from hetcc.workloads import WORKLOADS
 
 from corpus.command_line import TINY_LLAMA, TINY_SPARSE, hetcc, settings
@@ -210,3 +217,21 @@ def test_wrong_requests_are_named(words: tuple[str, ...], code: str) -> None:
 def test_unknown_sizes_are_errors() -> None:
     with pytest.raises(UserError, match="HET-C003"):
         ShortCapture(REQUEST, silent).at(0, 64)
+
+
+def test_a_process_of_its_own_captures_side_by_side_and_the_next_not_at_all(tmp_path: Path) -> None:
+    """What copies captured, and what was kept, gives the numbers of captures made one by one in this process."""
+    words = ["predict", "llama", *settings(TINY_LLAMA), "--batch", "2,3", "--context", "64,96", "--json"]
+    environment = {**os.environ, "HETCC_CACHE": str(tmp_path)}
+    first, second = (subprocess.run([sys.executable, "-m", "hetcc", *words], capture_output=True, text=True, check=True,
+                                    env=environment) for _ in range(2))
+    if processors() > 1:
+        assert "capturing 2 sizes" in first.stderr
+    assert "captur" in first.stderr and "captur" not in second.stderr
+    assert json.loads(first.stdout) == json.loads(second.stdout) == hetcc(*words).document
+
+
+def test_a_process_that_had_torch_keeps_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    ShortCapture(REQUEST, silent, store).prepare([(2, 64), (3, 96)])
+    assert not list(tmp_path.iterdir())

@@ -54,7 +54,7 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "modeling.py").write_text("LAYERS = 2", encoding="utf-8")
     monkeypatch.setattr(remembered, "_folder", lambda: folder)
     monkeypatch.setattr(remembered, "_loaded_files", lambda: ["modeling.py"])
-    monkeypatch.setattr(remembered, "_loaded_before", lambda: False)
+    monkeypatch.setattr(remembered, "_nothing_loaded", lambda: True)
     return folder
 
 
@@ -134,11 +134,11 @@ def test_a_process_that_may_have_changed_the_libraries_keeps_nothing(
         tmp_path: Path, library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(tmp_path)
     CaptureMemory(REQUEST, store).write({"decode": graph()}, FACTS)
-    monkeypatch.setattr(remembered, "_loaded_before", lambda: True)
+    monkeypatch.setattr(remembered, "_nothing_loaded", lambda: False)
     memory = CaptureMemory(REQUEST, store)
     assert memory.read() is None
     memory.write({"decode": graph("mul")}, FACTS)
-    monkeypatch.setattr(remembered, "_loaded_before", lambda: False)
+    monkeypatch.setattr(remembered, "_nothing_loaded", lambda: True)
     assert dict(CaptureMemory(REQUEST, store).read().graphs) == {"decode": graph()}  # type: ignore[union-attr]
 
 

@@ -21,10 +21,12 @@ from hetcc.backends.fpga.costs.cycles import (
     stage_costs,
 )
 from hetcc.backends.fpga.costs.cycles_long import leaves_in_order
+from hetcc.backends.fpga.costs.cycles_resident import block_bank, resident_candidates
 from hetcc.backends.fpga.costs.unit_resources import CARD, MARGIN, NAMES, Resources
 from hetcc.backends.fpga.memory.hbm import HbmModel
 from hetcc.backends.fpga.memory.layout import WideScan, beat_words, dealt_rows, portion_words, wide_scan
 from hetcc.backends.fpga.memory.memory_map import HBM_BANKS, memory_map, side_accesses
+from hetcc.backends.fpga.memory.resident import is_resident, residency_of
 from hetcc.backends.fpga.stages.numbers import storage_type
 from hetcc.backends.fpga.stages.runs import WORD_BYTES, granule_of, runs_of
 from hetcc.backends.fpga.stages.stage_graph import (
@@ -56,10 +58,12 @@ class Budget:
     limits: Resources = _MARGIN
     masters: int = HBM_BANKS
     """Memory ports; each has a pseudo-channel of its own."""
+    on_chip: bool = False
+    """Whether the kernel works on one table only, so that this may be kept on chip between runs."""
 
     def shared(self, kernels: int) -> Budget:
         """The part of each of several kernels that have to be on the card together."""
-        return Budget(self.limits.times(1 / kernels), self.masters // kernels)
+        return Budget(self.limits.times(1 / kernels), self.masters // kernels, self.on_chip)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,7 @@ class Rate:
     """Cycles between two rows, estimated, by what makes them."""
 
     memory_cycles: float
-    """Of the chosen channels."""
+    """Of the chosen channels; for a table kept on chip, of those that bring operands which differ by row."""
     core_cycles: float
     dsp: int
 
@@ -105,7 +109,7 @@ def choose(graph: StageGraph, budget: Budget | None = None, clock_hz: float = DE
     fetched = {stage.table.buffer for stage in graph.of_kind(Gather)}
     masters = budget.masters - 1 - len({part.buffer for part in side_accesses(graph)} | fetched)
     timed = []
-    for parallel in _candidates(graph, masters):
+    for parallel in (*_candidates(graph, masters), *(_on_chip(graph, budget, masters) if budget.on_chip else ())):
         fill = MEMORY_LATENCY + load_cycles(graph) + sum(cost.latency_cycles for cost in stage_costs(graph, parallel))
         timed.append((rows * rate_of(graph, parallel, clock_hz).row_cycles + fill, parallel))
     best, taken = math.inf, Parallelism()
@@ -134,7 +138,21 @@ def _share(graph: StageGraph, budget: Budget) -> float | None:
                                 if (limit := getattr(budget.limits, name))}
     if max(shares.values()) > 1:
         return None
-    return (shares["dsp"] + shares["lut"] + len(memory_map(graph).masters) / budget.masters) / 3
+    held = max(shares.get("bram36", 0.0), shares.get("uram", 0.0)) if is_resident(graph) else 0.0
+    return (shares["dsp"] + shares["lut"] + len(memory_map(graph).masters) / budget.masters + held) / 3
+
+
+def _on_chip(graph: StageGraph, budget: Budget, masters: int) -> Iterator[Parallelism]:
+    """Widths with the table on chip: as many banks in block RAM as are left of it, the others in ultra RAM."""
+    from hetcc.backends.fpga.costs.kernel_resources import kernel_resources, total_of
+
+    for parallel in resident_candidates(graph, _lane_counts(graph), MAX_TOGETHER, masters):
+        if not leaves_in_order(graph, parallel):
+            continue
+        taken = total_of(kernel_resources(replace(graph, parallel=parallel))).bram36
+        each = block_bank(residency_of(graph, parallel.together)).bram36
+        blocks = max(min(int((budget.limits.bram36 - taken) // each), parallel.together), 0)
+        yield replace(parallel, block_banks=blocks, ultra_banks=parallel.together - blocks)
 
 
 def choice_report(graph: StageGraph, clock_hz: float = DEFAULT_CLOCK_HZ) -> dict[str, object]:
@@ -150,10 +168,15 @@ def choice_report(graph: StageGraph, clock_hz: float = DEFAULT_CLOCK_HZ) -> dict
         "stripes_of_the_table": parallel.stripes, "memory_channels": len(memory_map(graph).masters)}
     if len(graph.of_kind(Scan)) == 1:
         rate = rate_of(graph, parallel, clock_hz)
-        found |= {"rows_per_cycle": round(1 / rate.row_cycles, 4),
-                  "rows_per_cycle_memory": round(1 / rate.memory_cycles, 4),
+        memory = 1 / rate.memory_cycles if rate.memory_cycles else float(parallel.together)
+        found |= {"rows_per_cycle": round(1 / rate.row_cycles, 4), "rows_per_cycle_memory": round(memory, 4),
                   "rows_per_cycle_arithmetic": round(1 / rate.core_cycles, 4), "bound_by": rate.binds,
                   "dsp": rate.dsp, "dsp_budget": DSP_BUDGET}
+    if is_resident(graph):
+        held = residency_of(graph, parallel.together)
+        found["table_on_chip"] = {
+            "banks_in_block_ram": parallel.block_banks, "banks_in_ultra_ram": parallel.ultra_banks,
+            "rows_per_bank": held.depth, "bits_per_row": held.row_bits, "bytes": held.bits // 8}
     return found
 
 
@@ -178,6 +201,9 @@ def rate_of(graph: StageGraph, parallel: Parallelism, clock_hz: float = DEFAULT_
         elsewhere |= {stage.name, stage.values.stage}
     core = max((cost.interval_cycles for cost in costs if cost.name not in elsewhere), default=1.0) / parallel.together
     wide = wide_scan(graph)
+    if parallel.block_banks + parallel.ultra_banks:
+        return Rate(_side_words(graph) * beat, max(core, _side_cycles(graph, parallel.together)),
+                    sum(cost.dsp for cost in costs))
     if wide is not None and wide.fits(parallel):
         memory = wide.unit_words * beat / parallel.stripes / wide.unit_rows
         per_group = parallel.stripes * wide.unit_rows // parallel.together
@@ -190,6 +216,12 @@ def rate_of(graph: StageGraph, parallel: Parallelism, clock_hz: float = DEFAULT_
         core = max(core, row / granule_of(runs, row, size))
     sides = _side_cycles(graph, parallel.together)
     return Rate(memory, max(core, sides), sum(cost.dsp for cost in costs))
+
+
+def _side_words(graph: StageGraph) -> float:
+    """Words of memory per row of the operands that differ by row, each of which has a channel."""
+    sizes = [storage_type(graph.buffer(access.buffer).element).itemsize for access in side_accesses(graph)]
+    return max(sizes, default=0) / WORD_BYTES
 
 
 def _side_cycles(graph: StageGraph, together: int) -> float:

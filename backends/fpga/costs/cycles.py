@@ -14,6 +14,7 @@ from hetcc.backends.fpga.costs.cycles_attention import second_pass_cycles, weigh
 from hetcc.backends.fpga.costs.cycles_selections import compact_cycles, compact_state_bits, fetch_cycles, index_bits
 from hetcc.backends.fpga.costs.unit_resources import ADD_FP32, MULTIPLY_BF16, MULTIPLY_FP32, Resources, integer_dots
 from hetcc.backends.fpga.memory.layout import dealt_rows
+from hetcc.backends.fpga.memory.resident import residency_of
 from hetcc.backends.fpga.stages.gathers import entries_of
 from hetcc.backends.fpga.stages.long_rows import long_rows
 from hetcc.backends.fpga.stages.slices import LOOKUP_LATENCY, slice_words
@@ -43,6 +44,8 @@ ADD_LATENCY = 5
 SELECT_LATENCY = 1
 """Cycles of relu, negation, absolute value, choice, comparison."""
 INTEGER_MULTIPLY_LATENCY = 3
+BANK_LATENCY = 2
+"""Cycles of a bank of a table kept on chip: its memory and a register behind it."""
 TO_FLOAT_LATENCY = 3
 """Cycles from an exact integer total to binary32."""
 DSP_OF = {NumberFormat.FP32: 2.0, NumberFormat.BF16: 1.0, NumberFormat.INT16: 1.0, NumberFormat.INT8: 1.0}
@@ -93,7 +96,7 @@ class Estimate:
     resources: Resources
     """Of the whole kernel, its shell included."""
     bytes_read: int
-    """From HBM, over the whole run."""
+    """From HBM, over the whole run; a table that is on chip already is not read."""
 
 
 def estimate_cycles(graph: StageGraph, clock_hz: float = DEFAULT_CLOCK_HZ) -> Estimate:
@@ -119,7 +122,8 @@ def estimate_cycles(graph: StageGraph, clock_hz: float = DEFAULT_CLOCK_HZ) -> Es
     fill = MEMORY_LATENCY + sum(cost.latency_cycles for cost in costs) + load_cycles(graph)
     appended = sum(math.prod(axis.extent for axis in stage.axes) for stage in graph.of_kind(Append))
     cycles = instances * (math.ceil(rows * interval) + fill) + appended
-    read = instances * (rows * sum(_row_bytes(graph, stage) for stage in scans) + load_cycles(graph) * 4)
+    scanned = 0 if parallel.block_banks + parallel.ultra_banks else sum(_row_bytes(graph, stage) for stage in scans)
+    read = instances * (rows * scanned + load_cycles(graph) * 4)
     return Estimate(cycles, cycles / clock_hz, interval, rows, instances, fill, costs, sum(cost.dsp for cost in costs),
                     total_of(kernel_resources(replace(graph, parallel=parallel))), read)
 
@@ -268,6 +272,10 @@ def _times(cost: StageCost, together: int) -> StageCost:
 def _scan_cost(graph: StageGraph, stage: Scan, parallel: Parallelism) -> StageCost:
     """Ports at a word per cycle; what memory gives them is in ``choice.rate_of``."""
     step_bytes = _row_bytes(graph, stage) * parallel.together
+    if parallel.block_banks + parallel.ultra_banks:
+        held = residency_of(graph, parallel.together)
+        return StageCost(stage.name, held.banks, 1, BANK_LATENCY, 0, held.bits, "uram" if parallel.ultra_banks else
+                         "bram")
     return StageCost(stage.name, PORT_BYTES // stage.element.size_bytes * parallel.stripes,
                      math.ceil(step_bytes / PORT_BYTES / parallel.stripes), 1, 0, 2 * 8 * step_bytes, "registers")
 

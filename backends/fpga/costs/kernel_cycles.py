@@ -15,11 +15,12 @@ from hetcc.backends.fpga.costs.choice import chosen, rate_of
 from hetcc.backends.fpga.costs.cycles import DEFAULT_CLOCK_HZ, estimate_cycles, extent_product
 from hetcc.backends.fpga.costs.cycles_attention import second_pass_total
 from hetcc.backends.fpga.costs.cycles_long import conversion_cycles
-from hetcc.backends.fpga.costs.cycles_selections import fetch_cycles
+from hetcc.backends.fpga.costs.cycles_resident import FILL_CYCLES, RESIDENT_WAIT, fill_cycles, refresh_cycles
 from hetcc.backends.fpga.memory.hbm import HbmModel
 from hetcc.backends.fpga.memory.layout import Layout, is_wide, layout_of
 from hetcc.backends.fpga.memory.memory_map import READ_BUFFER_BEATS
-from hetcc.backends.fpga.stages.gathers import entries_of
+from hetcc.backends.fpga.memory.resident import is_resident, residency_of
+from hetcc.backends.fpga.stages.gathers import entries_of, row_granule
 from hetcc.backends.fpga.stages.long_rows import long_rows
 from hetcc.backends.fpga.stages.numbers import storage_type
 from hetcc.backends.fpga.stages.runs import WORD_BYTES
@@ -34,6 +35,7 @@ from hetcc.backends.fpga.stages.stage_graph import (
     Parallelism,
     Scan,
     StageGraph,
+    Store,
     TopK,
     row_words,
 )
@@ -66,6 +68,8 @@ class KernelCycles:
     finish_cycles: int
     doorbell_cycles: int
     """From a doorbell to its answer, on average over when it is rung."""
+    fill_cycles: int = 0
+    """Further ones of a run that has to read a table first which is kept on chip."""
 
 
 def kernel_cycles(graph: StageGraph, *, hbm: HbmModel | None = None,
@@ -90,14 +94,18 @@ def kernel_cycles(graph: StageGraph, *, hbm: HbmModel | None = None,
         rows = math.prod(axis.extent for axis in stage.axes if axis.name in counted)
         append += 2 * read + rows + math.prod(axis.extent for axis in stage.axes) + write
         append += place_cycles(layout_of(graph, stage.table.buffer))
-    stream = _stream_cycles(graph, model.beat_cycles(clock_hz), read, waits=not append)
+    beat = model.beat_cycles(clock_hz)
+    if is_resident(graph):
+        append += FILL_CYCLES + refresh_cycles(graph, beat, read)
+    stream = _stream_cycles(graph, beat, read, waits=not graph.of_kind(Append))
+    stream += _fetch_cycles(graph, model, clock_hz, read)
     finish = 2 * write
     cycles = START_CYCLES + append + stream + finish
     # Half a look passes until memory is read after the ring; the answer is there before the interrupt.
     look = model.hit_latency_ns * per_ns + wait
     heard = (look + POLL_CYCLES) / 2 + look + READ_CYCLES
     return KernelCycles(round(cycles), round(append), round(stream), round(finish),
-                        round(cycles - START_CYCLES - END_CYCLES + heard))
+                        round(cycles - START_CYCLES - END_CYCLES + heard), round(fill_cycles(graph, beat, read)))
 
 
 def place_cycles(layout: Layout) -> int:
@@ -126,6 +134,7 @@ def _stream_cycles(graph: StageGraph, beat: float, read: float, *, waits: bool) 
                 if isinstance(graph.stage(cost.name), (TopK, Compact)))
     long = long_rows(graph)
     loads = load_words(graph) + (conversion_cycles(long) if long else 0)
+    loads += RESIDENT_WAIT if is_resident(graph) else 0
     parallel = graph.parallel or Parallelism()
     again = second_pass_total(graph, parallel.lanes, beat / parallel.stripes, READ_BUFFER_BEATS * parallel.stripes)
     time, held = read, 0.0
@@ -136,16 +145,21 @@ def _stream_cycles(graph: StageGraph, beat: float, read: float, *, waits: bool) 
         held = min(max(held + streaming / beat - words, 0.0), float(READ_BUFFER_BEATS))
         time += streaming + again + pipeline + drain
         held = min(held + (again + pipeline + drain) / beat, float(READ_BUFFER_BEATS))
-    return time + _fetch_cycles(graph, read)
+    return time
 
 
-def _fetch_cycles(graph: StageGraph, read: float) -> float:
-    """Rows taken after the last entry has left: one entry leaves per cycle, and rows come from the first one on."""
+def _fetch_cycles(graph: StageGraph, hbm: HbmModel, clock_hz: float, read: float) -> float:
+    """Rows taken after the last entry has left: one entry leaves per cycle, and rows come from the first one on, as the
+    memory has them or a granule per cycle.
+    """
     longer = 0.0
-    for stage in graph.of_kind(Gather):
-        row_bytes = extent_product(graph, stage.lanes) * stage.element.size_bytes
-        entries = entries_of(graph, stage)
-        longer = max(longer, read + fetch_cycles(entries, row_bytes) - entries)
+    for store in graph.of_kind(Store):
+        stage = graph.stage(store.source.stage)
+        if isinstance(stage, Gather):
+            row = extent_product(graph, stage.lanes)
+            granules = row // row_granule(graph, stage, store)
+            row_cycles = hbm.row_cycles(row * stage.element.size_bytes, clock_hz, granules)
+            longer = max(longer, read + entries_of(graph, stage) * (row_cycles - 1))
     return longer
 
 
@@ -154,7 +168,10 @@ def _steps_of(graph: StageGraph) -> tuple[float, float, int]:
     parallel = graph.parallel or Parallelism()
     scan: Scan = graph.of_kind(Scan)[0]
     layout = layout_of(graph, scan.table.buffer)
-    core = rate_of(graph, parallel).core_cycles * parallel.together
+    rate = rate_of(graph, parallel)
+    core = rate.core_cycles * parallel.together
+    if is_resident(graph):
+        return 0.0, rate.row_cycles * parallel.together, residency_of(graph, parallel.together).segment_depth
     if is_wide(graph) is not None:
         return layout.words_of(0), core, layout.steps
     rows = math.prod(axis.extent for axis in graph.keys)

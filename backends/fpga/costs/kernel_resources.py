@@ -17,6 +17,7 @@ from hetcc.backends.fpga.costs.cycles import (
     run_rows,
     stage_costs,
 )
+from hetcc.backends.fpga.costs.cycles_resident import banks
 from hetcc.backends.fpga.costs.resources_long import long_products, long_stationary
 from hetcc.backends.fpga.costs.unit_resources import (
     ADD_FP32,
@@ -42,6 +43,7 @@ from hetcc.backends.fpga.costs.unit_resources import (
     write_combiner,
 )
 from hetcc.backends.fpga.memory.memory_map import MemoryMap, memory_map, side_accesses
+from hetcc.backends.fpga.memory.resident import is_resident
 from hetcc.backends.fpga.stages.long_rows import long_rows
 from hetcc.backends.fpga.stages.runs import WORD_BYTES
 from hetcc.backends.fpga.stages.stage_graph import (
@@ -81,6 +83,7 @@ def kernel_resources(graph: StageGraph) -> dict[str, Resources]:
     for stage in graph.of_kind(TopK):
         found[stage.name] = top_k(stage.k, _offered(graph, stage, parallel))
     found["shell"] = _shell(graph, memory_map(graph))
+    found["table on chip"] = banks(graph)
     return {name: one for name, one in found.items() if one != NOTHING}
 
 
@@ -119,7 +122,8 @@ def _arithmetic(graph: StageGraph, cost: StageCost) -> Resources:
     unit = MULTIPLY_BF16 if form is NumberFormat.BF16 else MULTIPLY_FP32
     products = cost.dsp / unit.dsp
     adders = max(cost.lut - products * unit.lut, 0) / ADD_FP32.lut
-    held = _blocks(cost) if cost.memory in ("bram", "uram") and not isinstance(stage, (TopK, InnerProduct)) else NOTHING
+    held = _blocks(cost) if cost.memory in ("bram", "uram") and not isinstance(
+        stage, (Scan, TopK, InnerProduct)) else NOTHING
     return Resources(cost.lut, products * unit.register + adders * ADD_FP32.register, cost.dsp, 0, 0).plus(held)
 
 
@@ -140,12 +144,18 @@ def _integers(graph: StageGraph, stage: InnerProduct, parallel: Parallelism) -> 
     row = together((quantiser(depth, bits), integer_dots(depth, bits, 1).times(lanes - 2 * pairs),
                     integer_dots(depth, bits, 2).times(pairs),
                     integer_to_float(accumulator_bits(depth, bits)).times(lanes)))
+    if is_resident(graph):
+        # Rows are converted once, on their way into their banks.
+        one = quantiser(depth, bits)
+        return row.plus(one.times(-1)).times(parallel.together).plus(one)
     return row.times(parallel.together)
 
 
 def _rows(graph: StageGraph, parallel: Parallelism, latency: int) -> Resources:
     """A step's rows while they are put together and while they pass; operands that differ by row travel beside them."""
     bits = (32 * row_words(graph) if long_rows(graph) is None else 8 * WORD_BYTES) * parallel.together
+    if is_resident(graph):
+        bits = 32 * row_words(graph)
     sides = 32 * len(side_accesses(graph)) * parallel.together
     return Resources(1.1 * bits, 2 * bits + sides * (latency + 1), 0, 0, 0)
 

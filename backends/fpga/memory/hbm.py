@@ -10,6 +10,7 @@ and its cycles are *simulated*, not measured on a card.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 
 
@@ -50,6 +51,24 @@ class HbmModel:
     def beat_cycles(self, clock_hz: float) -> float:
         """Kernel cycles per 64-byte beat in a long sequential read, refreshes included; at least 1, the port's rate."""
         return max(64 / self.bytes_per_ns / self.sequential_fraction * clock_hz * 1e-9, 1.0)
+
+    def row_cycles(self, row_bytes: int, clock_hz: float, least: float = 0.0) -> float:
+        """Kernel cycles per row when rows anywhere in a large table are asked for ahead of time, on average.
+
+        Its beats, and waiting for its bank: with one of ``banks`` for each row at random, the row that came j before
+        had the same bank with a chance of 1 / ``banks``, and then this one's page can be opened ``precharge_ns`` and
+        ``activate_ns`` after that one's last beat, of which j - 1 rows have passed.
+
+        Args:
+            row_bytes: of a row.
+            clock_hz: of the kernel.
+            least: cycles per row of whoever takes them.
+        """
+        beats = math.ceil(row_bytes / 64) * self.beat_cycles(clock_hz)
+        opening = (self.precharge_ns + self.activate_ns) * clock_hz * 1e-9
+        waiting = [beats + opening - between * beats for between in range(math.ceil(opening / beats))]
+        at_once = (self.banks - len(waiting)) * max(beats, least)
+        return (at_once + sum(max(cycles, least) for cycles in waiting)) / self.banks
 
     def definitions(self, clock_hz: float) -> str:
         """The figures as C++ constants, times in kernel cycles."""

@@ -53,7 +53,12 @@ class WideScan:
         return math.ceil(self.rows / self.unit_rows)
 
     def fits(self, parallel: Parallelism) -> bool:
-        """Whether so many rows can be taken from so many stripes."""
+        """Whether so many rows can be taken from so many stripes.
+
+        A table kept on chip is read a row at a time, a word from every stripe, the first of each row from the first.
+        """
+        if parallel.block_banks + parallel.ultra_banks:
+            return not self.by_word and self.unit_rows == 1 and self.unit_words % parallel.stripes == 0
         if self.by_word and parallel.stripes != parallel.together:
             return False
         groups, short = divmod(parallel.together, self.unit_rows)
@@ -186,6 +191,8 @@ def layout_of(graph: StageGraph, buffer: str) -> Layout:
     wide = is_wide(graph)
     if wide is None:
         return Layout(size, 1, words, 1, 1, parallel.stripes)
+    if parallel.block_banks + parallel.ultra_banks:
+        return Layout(size, wide.segments, wide.units, wide.unit_words, 1, parallel.stripes)
     groups = parallel.together // wide.unit_rows
     dealt = dealt_rows(graph) if groups > 1 else 1
     return Layout(size, wide.segments, wide.units, wide.unit_words, groups, parallel.stripes // groups, dealt)

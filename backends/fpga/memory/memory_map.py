@@ -24,6 +24,8 @@ READ_BUFFER_BEATS = 512
 MAILBOX = "mailbox"
 MAILBOX_BYTES = 4096
 DOORBELL_OFFSET = 0
+RELOAD_OFFSET = 4
+"""Beside the doorbell: bit 0 says that memory holds another table than the one kept on chip."""
 ANSWER_OFFSET = 64
 ANSWER_BYTES = 16
 STOP = 0xFFFFFFFF
@@ -34,6 +36,8 @@ STATUS_POSITION = 1
 MODE = "mode"
 MODE_ONCE = 0
 MODE_PERSISTENT = 1
+MODE_RELOAD = 2
+"""Added to either: memory holds another table than the one kept on chip."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,5 +139,6 @@ def _pointer(position: int, name: str, buffer: str, stripe: int, stripes: int, m
 
 
 __all__ = ["ANSWER_BYTES", "ANSWER_OFFSET", "DOORBELL_OFFSET", "HBM_BANKS", "HBM_BANK_BYTES", "MAILBOX",
-           "MAILBOX_BYTES", "MODE", "MODE_ONCE", "MODE_PERSISTENT", "READ_BUFFER_BEATS", "STATUS_COMPLETED",
-           "STATUS_POSITION", "STOP", "Argument", "Master", "MemoryMap", "memory_map", "side_accesses"]
+           "MAILBOX_BYTES", "MODE", "MODE_ONCE", "MODE_PERSISTENT", "MODE_RELOAD", "READ_BUFFER_BEATS", "RELOAD_OFFSET",
+           "STATUS_COMPLETED", "STATUS_POSITION", "STOP", "Argument", "Master", "MemoryMap", "memory_map",
+           "side_accesses"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hetcc.backends.contract import Rejected
 from hetcc.backends.fpga.costs.cycles import extent_product
 from hetcc.backends.fpga.costs.cycles_selections import MAX_ROWS
+from hetcc.backends.fpga.memory.resident import is_resident, resident_limit
 from hetcc.backends.fpga.rtl.limits_attention import check_weighted_sum
 from hetcc.backends.fpga.stages.elements import COMPARISONS, LOGIC
 from hetcc.backends.fpga.stages.gathers import check_gathers
@@ -19,6 +20,7 @@ from hetcc.backends.fpga.stages.stage_graph import (
     InnerProduct,
     Lookup,
     Map,
+    Parallelism,
     Reduce,
     Scan,
     Stage,
@@ -40,6 +42,13 @@ FUNCTIONS = frozenset({"add", "sub", "mul", "neg", "abs", "relu", "max", "min", 
 
 def check(graph: StageGraph) -> Rejected | None:
     """The first limit a kernel is beyond, or None when Verilog can be written."""
+    parallel = graph.parallel or Parallelism()
+    if is_resident(graph):
+        if parallel.together != parallel.block_banks + parallel.ultra_banks:
+            return Rejected("a step takes a row from every bank of a table on chip", str(parallel.together),
+                            str(parallel.block_banks + parallel.ultra_banks))
+        if (verdict := resident_limit(graph, parallel.together)) is not None:
+            return verdict
     selections = len(graph.of_kind(TopK)) + len(graph.of_kind(Compact))
     if graph.of_kind(WeightedSum):
         verdict = check_weighted_sum(graph)

@@ -18,6 +18,7 @@ from amaranth import Cat, ClockDomain, ClockSignal, Const, Elaboratable, Instanc
 from hetcc.backends.fpga.memory import memory_map as places
 from hetcc.backends.fpga.memory.layout import is_wide, layout_of
 from hetcc.backends.fpga.memory.memory_map import MemoryMap, memory_map
+from hetcc.backends.fpga.memory.resident import is_resident
 from hetcc.backends.fpga.rtl.control import AxiLiteControl
 from hetcc.backends.fpga.rtl.cores.stationary import loops_of
 from hetcc.backends.fpga.rtl.memory.axi import (
@@ -25,7 +26,6 @@ from hetcc.backends.fpga.rtl.memory.axi import (
     READ_BUFFER_BEATS,
     SMALL_BUFFER_BEATS,
     AxiMaster,
-    WordWriter,
 )
 from hetcc.backends.fpga.rtl.memory.axi_streams import Nest
 from hetcc.backends.fpga.rtl.memory.movers import (
@@ -41,7 +41,9 @@ from hetcc.backends.fpga.rtl.memory.movers import (
     place_combiner,
     place_placer,
     place_reader,
+    place_writer,
 )
+from hetcc.backends.fpga.rtl.memory.resident import TableFill, place_resident_scan
 from hetcc.backends.fpga.rtl.memory.row_fetch import RowFetch
 from hetcc.backends.fpga.rtl.memory.stream_output import stored_loops
 from hetcc.backends.fpga.rtl.memory.wide import place_regrouper, place_wide_scan
@@ -86,8 +88,11 @@ class Shell(Elaboratable):
     def elaborate(self, _platform: Any) -> Module:
         """See the class."""
         m = Module()
-        m.domains.sync = ClockDomain("sync")
-        m.d.comb += [ClockSignal().eq(self.ap_clk), ResetSignal().eq(~self.ap_rst_n)]
+        m.domains.sync, m.domains.always = ClockDomain("sync"), ClockDomain("always", reset_less=True)
+        # A register: the reset reaches every flip-flop, which a wire from a port could not do within a cycle.
+        reset = Signal(init=1)
+        m.d.always += reset.eq(~self.ap_rst_n)
+        m.d.comb += [ClockSignal().eq(self.ap_clk), ClockSignal("always").eq(self.ap_clk), ResetSignal().eq(reset)]
         self._place_control(m)
         self._place_core(m)
         for master in self.masters:
@@ -96,6 +101,7 @@ class Shell(Elaboratable):
         self._sources: dict[int, list[tuple[Any, Any, Any, Any, Any]]] = {at: [] for at in range(len(self.masters))}
         self._poll = {name: Signal(width) for name, width in (("valid", 1), ("ready", 1), ("beat", 1))}
         self._fetched: list[Any] = []
+        self._fill: TableFill | None = None
         self._place_small(m)
         self._place_rows(m)
         self._place_sides(m)
@@ -113,7 +119,9 @@ class Shell(Elaboratable):
         driven = {"awready", "wready", "bvalid", "bresp", "arready", "rvalid", "rdata", "rresp"}
         for name, wire in self._slave.items():
             port = getattr(self.control, name)
-            m.d.comb += wire.eq(port) if name in driven else port.eq(wire)
+            # What is taken while registers are still held in reset would be forgotten.
+            given = port & ~ResetSignal() if name.endswith("ready") else port
+            m.d.comb += wire.eq(given) if name in driven else port.eq(wire)
         m.d.comb += self.interrupt.eq(self.control.interrupt)
 
     def _place_core(self, m: Module) -> None:
@@ -135,7 +143,7 @@ class Shell(Elaboratable):
             element_bytes(graph, load.operand.buffer), True) for at, load in enumerate(core.loads)]
         programs = [*(one.positions for one in appendings), *(one.updates for one in appendings), *loads]
         raw = place_reader(m, self._library, self.masters[0], SMALL_BUFFER_BEATS, SMALL_BURST)
-        self._doorbell = raw.beat_data[:32]
+        self._doorbell, self._reload = raw.beat_data[:32], raw.beat_data[8 * places.RELOAD_OFFSET]
         asked = Reader(Signal(), raw.request_ready, Signal(64), Signal(32), raw.beat_valid, Signal(), raw.beat_data)
         mailbox = self.control.values[self.map.named(places.MAILBOX).position]
         polls = self._poll["valid"]
@@ -167,6 +175,10 @@ class Shell(Elaboratable):
         graph, core = self._graph, self._core
         scan = cast(Scan, graph.of_kind(Scan)[0])
         readers, bases = self._table_readers(m, scan)
+        if is_resident(graph):
+            self._fill = place_resident_scan(m, self._library, graph, readers, bases, core, self._appends,
+                                             self._scan_start)
+            return
         if is_wide(graph) is not None:
             valid, data, ready = place_wide_scan(m, self._library, graph, readers, bases, self._scan_start, core.start)
         else:
@@ -281,24 +293,8 @@ class Shell(Elaboratable):
                                  Const((1 << 16) - 1, 64)))
 
     def _place_writers(self, m: Module) -> None:
-        idle = []
-        for at, master in enumerate(self.masters):
-            if not master.writes:
-                continue
-            request = (Signal(), Signal(64), Signal(512), Signal(64))
-            inputs = dict(zip(WordWriter.INPUTS, (*request, master.awready, master.wready, master.bvalid), strict=True))
-            ready, quiet, *driven = self._library.place(m, "hetcc_word_writer", WordWriter, inputs, WordWriter.OUTPUTS)
-            ports = (master.awvalid, master.awaddr, master.wvalid, master.wdata, master.wstrb, master.bready)
-            m.d.comb += [port.eq(value) for port, value in zip(ports, driven, strict=True)]
-            m.d.comb += master.wlast.eq(1)
-            idle.append(quiet)
-            free = ready
-            for valid, granted, address, data, strobe in self._sources[at]:
-                m.d.comb += granted.eq(free)
-                with m.If(valid & free):
-                    m.d.comb += [request[0].eq(1), request[1].eq(address), request[2].eq(data), request[3].eq(strobe)]
-                free = free & ~valid
-        self._writes_idle = _all(idle)
+        self._writes_idle = _all([place_writer(m, self._library, master, self._sources[at])
+                                  for at, master in enumerate(self.masters) if master.writes])
 
     # ---- the order of things
 
@@ -308,26 +304,29 @@ class Shell(Elaboratable):
         for axis in self._graph.instances:
             total *= axis.extent
         instance, persistent = Signal(range(total + 1)), Signal()
+        self._stale, self._scanning = Signal(init=1), "SCAN" if self._fill is None else "COMPARE"
+        mode = control.values[self.map.named(places.MODE).position]
         empty = _all(self._empties)
         m.d.sync += self._cycles.eq(Mux(self._clear, 1, self._cycles + 1))
         with m.FSM():
             with m.State("IDLE"):
-                m.d.sync += [persistent.eq(control.values[self.map.named(places.MODE).position][0]),
-                             self._sequence_number.eq(0)]
+                m.d.sync += [persistent.eq(mode[0]), self._sequence_number.eq(0)]
                 with m.If(control.start & ~control.done):
+                    m.d.sync += self._stale.eq(self._stale | mode[1])
                     m.next = "CHOOSE"
             with m.State("CHOOSE"):
+                m.next = "BEGIN"
                 with m.If(persistent):
                     m.next = "ASK"
-                with m.Else():
-                    m.next = "BEGIN"
             self._poll_states(m)
             with m.State("BEGIN"):
                 m.d.comb += self._clear.eq(1)
                 m.d.sync += [self._status.eq(places.STATUS_COMPLETED), instance.eq(0)]
-                m.next = "CHECK" if self._appends else "SCAN"
+                m.next = "CHECK" if self._appends else self._scanning
             if self._appends:
                 self._append_states(m, empty)
+            if self._fill is not None:
+                self._fill.add_states(m, self._stale)
             with m.State("SCAN"):
                 m.d.comb += self._scan_start.eq(1)
                 m.next = "INSTANCE"
@@ -357,7 +356,7 @@ class Shell(Elaboratable):
                 with m.If(self._doorbell == places.STOP):
                     m.next = "END"
                 with m.Elif(self._doorbell != self._sequence_number):
-                    m.d.sync += self._sequence_number.eq(self._doorbell)
+                    m.d.sync += [self._sequence_number.eq(self._doorbell), self._stale.eq(self._stale | self._reload)]
                     m.next = "BEGIN"
 
     def _append_states(self, m: Module, empty: Any) -> None:
@@ -371,7 +370,7 @@ class Shell(Elaboratable):
         with m.State("SETTLE"):
             m.d.comb += self._flush.eq(1)
             with m.If(empty & self._writes_idle):
-                m.next = "SCAN"
+                m.next = self._scanning
 
     def _answer_states(self, m: Module, persistent: Any) -> None:
         mailbox = self.control.values[self.map.named(places.MAILBOX).position]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +28,15 @@ attrmap -remove generator -remove top -remove src -remove amaranth.hierarchy -re
 attrmap -modattr -remove generator -remove top -remove src -remove amaranth.hierarchy -remove amaranth.decoding
 write_verilog -norename kernel.v
 """
+_LOOP = b"""\
+  initial begin : %s
+    integer at;
+    for (at = 0; at < %d; at = at + 1)
+      %s[at] = %s;
+  end
+"""
+# A memory that begins as zeros: an assignment for each of its words, in order.
+_ZEROS = re.compile(rb"  initial begin\n    (\S+ ?)\[0\] = (\d+'[hd]0+);\n((?:    \1\[\d+\] = \2;\n)+)  end\n")
 
 
 def write(graph: StageGraph, kernel: str, lanes: int) -> bytes:
@@ -125,7 +136,7 @@ def _written(texts: dict[str, str], library: Library) -> bytes:
             reads.append(f"read_rtlil {module}.il\n")
         (folder / "write.ys").write_text("".join(reads) + _SCRIPT)
         tools.run_yosys("write.ys", folder)
-        return _without_banner((folder / "kernel.v").read_bytes())
+        return _with_loops(_without_banner((folder / "kernel.v").read_bytes()))
 
 
 def _netlist(unit: Any, name: str, ports: tuple[Any, ...]) -> str:
@@ -138,6 +149,17 @@ def _without_banner(text: bytes) -> bytes:
     """The text without its first line, which names the version of the writer."""
     first, _, rest = text.partition(b"\n")
     return rest.lstrip(b"\n") if first.startswith(b"/*") else text
+
+
+def _with_loops(text: bytes) -> bytes:
+    """The text with a loop where every word of a memory is set to zero: less to read for people, and for compilers."""
+    numbered = itertools.count()
+
+    def loop(found: re.Match[bytes]) -> bytes:
+        memory, zero, rest = found.groups()
+        return _LOOP % (b"hetcc_zeros_%d" % next(numbered), rest.count(b"\n") + 1, memory, zero)
+
+    return _ZEROS.sub(loop, text)
 
 
 __all__ = ["text_of", "write", "write_kernel"]

@@ -12,13 +12,26 @@ from hetcc.backends.contract import Rejected
 from hetcc.backends.fpga.stages import numbers
 from hetcc.backends.fpga.stages.addressing import addresses
 from hetcc.backends.fpga.stages.numbers import Array
-from hetcc.backends.fpga.stages.runs import runs_of
+from hetcc.backends.fpga.stages.runs import Runs, granule_of, runs_of
 from hetcc.backends.fpga.stages.stage_graph import Access, Append, Gather, StageGraph, Store, operands_of
 
 
 def entries_of(graph: StageGraph, stage: Gather) -> int:
     """Rows that are taken for every instance."""
     return graph.axis(stage.selected).extent if stage.selected else 1
+
+
+def row_granule(graph: StageGraph, stage: Gather, store: Store) -> int:
+    """Elements of a row that always lie together in one word of the table and in one of the output: one is moved per
+    cycle.
+    """
+    row = math.prod(graph.axis(name).extent for name in stage.lanes)
+    tables, targets = dict(stage.table.strides), dict(store.target.strides)
+    loops = [(2, stage.row_stride), (2, targets.get(stage.selected, 0))]
+    loops += [(2, strides.get(axis.name, 0)) for axis in graph.instances for strides in (tables, targets)]
+    offset = math.gcd(stage.table.offset, store.target.offset)
+    size = numbers.storage_type(graph.buffer(stage.table.buffer).element).itemsize
+    return granule_of(Runs(offset, tuple(loops), (), row), row, size)
 
 
 def check_gathers(graph: StageGraph) -> Rejected | None:
@@ -67,4 +80,4 @@ def store_rows(graph: StageGraph, buffers: Mapping[str, Array], instance: Mappin
     buffers[store.target.buffer][numpy.broadcast_to(target, shape)] = numpy.broadcast_to(found, shape)
 
 
-__all__ = ["check_gathers", "entries_of", "store_rows"]
+__all__ = ["check_gathers", "entries_of", "row_granule", "store_rows"]

@@ -276,9 +276,8 @@ class Store:
     source: Stream
     target: Access
     axes: tuple[str, ...]
-    """Loops of the stream."""
     element: DType
-    """Element type in memory; integers are converted."""
+    """In memory; integers are converted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,6 +300,10 @@ class Parallelism:
     """Rows that pass together."""
     stripes: int = 1
     """Parts of the scanned table, each behind a master and a memory channel of its own."""
+    block_banks: int = 0
+    """Of a table kept on chip: banks in block RAM, each of which gives a row per step (``memory/resident.py``)."""
+    ultra_banks: int = 0
+    """The same in ultra RAM; none of either: every scan reads the table from memory."""
 
 
 Stage = Append | Scan | InnerProduct | Lookup | Map | Reduce | TopK | WeightedSum | Compact | Gather | Store | Export
@@ -327,8 +330,7 @@ class StageGraph:
     """None: not chosen yet (``choice.chosen``)."""
 
     def __post_init__(self) -> None:
-        made: set[str] = set()
-        buffers = {buffer.name for buffer in self.buffers}
+        made, buffers = set[str](), {buffer.name for buffer in self.buffers}
         for stage in self.stages:
             for operand in operands_of(stage):
                 known = operand.stage in made if isinstance(operand, Stream) else operand.buffer in buffers
@@ -356,8 +358,8 @@ class StageGraph:
 
     def to_json(self) -> bytes:
         """Canonical bytes: equal kernels give equal bytes."""
-        body = {"format": FORMAT, **encode_fields(self)}
-        return (json.dumps(body, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+        return (json.dumps({"format": FORMAT, **encode_fields(self)}, indent=1, sort_keys=True, allow_nan=False)
+                + "\n").encode()
 
     @staticmethod
     def from_json(text: bytes) -> StageGraph:
@@ -370,8 +372,7 @@ class StageGraph:
         if not isinstance(body, dict) or body.pop("format", None) != FORMAT:
             raise ValueError(f"not a {FORMAT} file")
         try:
-            kinds = {**STAGE_KINDS, **_PARTS}
-            return StageGraph(**{key: decode(value, kinds, _ENUMS) for key, value in body.items()})
+            return StageGraph(**{key: decode(value, {**STAGE_KINDS, **_PARTS}, _ENUMS) for key, value in body.items()})
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"damaged {FORMAT} file: {error}") from error
 
@@ -395,6 +396,4 @@ def operands_of(stage: Stage) -> tuple[Stream | Access, ...]:
         return (stage.source, stage.values)
     if isinstance(stage, Map):
         return tuple(operand for operand in stage.operands if not isinstance(operand, Immediate))
-    if isinstance(stage, Export):
-        return (Access(stage.table, 0, ()),)
-    return (stage.source,)
+    return (Access(stage.table, 0, ()),) if isinstance(stage, Export) else (stage.source,)

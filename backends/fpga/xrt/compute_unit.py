@@ -16,14 +16,18 @@ from hetcc.backends.fpga.memory.memory_map import (
     MAILBOX,
     MODE,
     MODE_PERSISTENT,
+    MODE_RELOAD,
+    RELOAD_OFFSET,
     STATUS_COMPLETED,
     STATUS_POSITION,
     STOP,
     memory_map,
 )
+from hetcc.backends.fpga.memory.resident import is_resident
 from hetcc.backends.fpga.stages.functional import PositionError, execute
 from hetcc.backends.fpga.stages.numbers import storage_type
 from hetcc.backends.fpga.stages.stage_graph import Append, StageGraph
+from hetcc.backends.fpga.xrt.kept_table import KeptTable
 from hetcc.backends.fpga.xrt.xclbin import Unit
 
 
@@ -42,9 +46,14 @@ class CommandState(IntEnum):
 
 
 class ComputeUnit:
-    """Registers and the stage graph behind them; outlives the kernels opened on it."""
+    """Registers and the stage graph behind them; outlives the kernels opened on it.
 
-    def __init__(self, packed: Unit) -> None:
+    Args:
+        packed: of the file.
+        strict: whether a run on a table that is not what was kept on chip is refused; a card works on what it has.
+    """
+
+    def __init__(self, packed: Unit, *, strict: bool = True) -> None:
         self.packed = packed
         data = packed.emulation_data
         self.graph = StageGraph.from_json(data) if data else None
@@ -57,17 +66,26 @@ class ComputeUnit:
         self.executed_stages = 0
         self.listening = False
         """In the persistent mode."""
+        self._kept = KeptTable(self.graph, strict) if self.graph is not None and is_resident(self.graph) else None
         self._heard = 0
 
     def start(self) -> CommandState:
         """ap_start: one run, or the persistent mode."""
-        if self._map is not None and self.registers.get(self._map.named(MODE).position) == MODE_PERSISTENT:
+        mode = self.registers.get(self._map.named(MODE).position, 0) if self._map is not None else 0
+        if self._kept is not None and mode & MODE_RELOAD:
+            self._kept.content = None
+        if mode & MODE_PERSISTENT:
             if self._mailbox() is None:
                 return CommandState.ERT_CMD_STATE_ERROR
             self.listening, self._heard = True, 0
             self.ring()
             return CommandState.ERT_CMD_STATE_RUNNING
         return self._run(0)
+
+    def state(self, state: CommandState) -> CommandState:
+        """The state of a run that was last seen in ``state``: what listened and was told to stop is done."""
+        ended = state is CommandState.ERT_CMD_STATE_RUNNING and not self.listening
+        return CommandState.ERT_CMD_STATE_COMPLETED if ended else state
 
     def ring(self) -> None:
         """Look at the doorbell, as the hardware does all the time."""
@@ -79,6 +97,8 @@ class ComputeUnit:
             self.listening = False
         elif rung != self._heard:
             self._heard = rung
+            if self._kept is not None and mailbox[RELOAD_OFFSET] & 1:
+                self._kept.content = None
             self._run(rung)
 
     def compute(self, graph: StageGraph, views: Mapping[str, NDArray[numpy.generic]]) -> tuple[int, int]:
@@ -105,7 +125,11 @@ class ComputeUnit:
             layout, kind = layout_of(self.graph, buffer.name), storage_type(buffer.element)
             dense = parts[0][:layout.size_bytes] if layout.plain else layout.gather(parts)
             views[buffer.name] = dense.view(kind)
-        status, cycles = self.compute(self.graph, views)
+        given = self._kept.exchange(views, self.registers[self._map.of_buffer(self._kept.name)[0].position]) \
+            if self._kept is not None and self._map is not None else views
+        status, cycles = self.compute(self.graph, given)
+        if self._kept is not None:
+            self._kept.keep(given, views, completed=status == STATUS_COMPLETED)
         for name in {stage.table.buffer for stage in self.graph.of_kind(Append)}:
             self._put_back(name, views[name])
         mailbox = self._mailbox()

@@ -24,11 +24,13 @@ from hetcc.backends.fpga.memory.memory_map import (
     MAILBOX_BYTES,
     MODE_ONCE,
     MODE_PERSISTENT,
+    MODE_RELOAD,
     STATUS_COMPLETED,
     STATUS_POSITION,
     STOP,
     memory_map,
 )
+from hetcc.backends.fpga.memory.resident import resident_table
 from hetcc.backends.fpga.stages.numbers import Array
 from hetcc.backends.fpga.stages.stage_graph import StageGraph
 from hetcc.errors import ToolError, UserError
@@ -89,6 +91,9 @@ class KernelDriver:
         self._map = memory_map(graph)
         self._layouts = [layout_of(graph, buffer.name) for buffer in graph.buffers]
         self._arguments = [self._map.of_buffer(buffer.name) for buffer in graph.buffers]
+        self._kept = resident_table(graph)
+        self._places = {buffer.name: place for place, buffer in enumerate(graph.buffers)}
+        self._stale = bool(self._kept)
         self._sequence = 0
         self._listening: Any = None
         sizes = {argument.position: layout.part_bytes
@@ -128,6 +133,17 @@ class KernelDriver:
         parts = [raw] if layout.plain else layout.deal(raw)
         for argument, part in zip(self._arguments[place], parts, strict=True):
             self._put(argument.position, part, 0)
+        self.changed(place)
+
+    def changed(self, place: int) -> None:
+        """Say that a buffer on the card is not what it was, by another hand than the kernel's or :meth:`write`.
+
+        A kernel that keeps the table on chip reads it again in its next run; for any other buffer nothing happens.
+
+        Args:
+            place: of the buffer in the stage graph.
+        """
+        self._stale = self._stale or place == self._places.get(self._kept)
 
     def read(self, place: int) -> Array:
         """The bytes of a buffer on the card, its parts put together.
@@ -152,7 +168,12 @@ class KernelDriver:
         """
         self._put(self._mailbox, numpy.zeros(MAILBOX_BYTES, numpy.uint8), 0)
         self._wait(self._start(MODE_ONCE), timeout_ms)
-        return self._checked(self._answer())
+        return self._filled(self._answer())
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether the persistent mode was started."""
+        return self._listening is not None
 
     def listen(self) -> None:
         """Start the persistent mode: from now on the kernel looks at its doorbell.
@@ -180,13 +201,20 @@ class KernelDriver:
         if self._listening is None:
             raise ToolError("HET-F002", "the kernel does not listen", where=self._name, fix="call listen() first")
         self._sequence = self._sequence % (STOP - 1) + 1
-        self._put(self._mailbox, numpy.array([self._sequence], "<u4").view(numpy.uint8), DOORBELL_OFFSET)
+        # The two words are neighbours, so the kernel sees both or neither.
+        words = [self._sequence, int(self._stale)] if self._kept else [self._sequence]
+        self._put(self._mailbox, numpy.array(words, "<u4").view(numpy.uint8), DOORBELL_OFFSET)
         end = time.monotonic() + timeout_ms / 1000
         while (answer := self._answer()).sequence != self._sequence:
-            if time.monotonic() > end:
-                raise ToolError("HET-F002", f"no answer to doorbell {self._sequence} in {timeout_ms} ms",
-                                where=self._name, fix="`xbutil examine` shows the state of the card")
-        return self._checked(answer)
+            # A kernel that left the persistent mode by itself will not answer, so nobody needs to wait for it.
+            state = self._listening.state()
+            states = self._xrt.ert_cmd_state
+            ended = state in (states.ERT_CMD_STATE_ERROR, states.ERT_CMD_STATE_ABORT)
+            if ended or time.monotonic() > end:
+                what = f"its run is in state {_name_of(state)}" if ended else f"none in {timeout_ms} ms"
+                raise ToolError("HET-F002", f"no answer to doorbell {self._sequence}: {what}", where=self._name,
+                                fix="`xbutil examine` shows the state of the card")
+        return self._filled(answer)
 
     def dismiss(self, timeout_ms: int = DEFAULT_TIMEOUT_MS) -> None:
         """End the persistent mode; nothing happens where a kernel does not listen.
@@ -209,7 +237,7 @@ class KernelDriver:
     def _start(self, mode: int) -> Any:
         try:
             run = self._xrt.run(self._kernel)
-            for position, value in enumerate((*self._buffers, mode)):
+            for position, value in enumerate((*self._buffers, mode | (MODE_RELOAD if self._stale else 0))):
                 run.set_arg(position, value)
             run.start()
         except (RuntimeError, IndexError, TypeError) as error:
@@ -221,14 +249,22 @@ class KernelDriver:
             state = run.wait(timeout_ms)
         except RuntimeError as error:
             raise self._failure("wait", error) from error
-        completed = self._xrt.ert_cmd_state.ERT_CMD_STATE_COMPLETED
-        if state != completed:
-            raise ToolError("HET-F002", f"the run ended in state {state}, not {completed}", where=self._name,
-                            fix="`xbutil examine` shows the state of the card")
+        states = self._xrt.ert_cmd_state
+        if state == states.ERT_CMD_STATE_COMPLETED:
+            return
+        what = (f"the run did not end within {timeout_ms} ms" if state == states.ERT_CMD_STATE_TIMEOUT else
+                f"the run ended in state {_name_of(state)}, not in {_name_of(states.ERT_CMD_STATE_COMPLETED)}")
+        raise ToolError("HET-F002", what, where=self._name, fix="`xbutil examine` shows the state of the card")
 
     def _answer(self) -> Answer:
         words = self._get(self._mailbox, ANSWER_OFFSET + ANSWER_BYTES, 0)[ANSWER_OFFSET:].view("<u4")
         return Answer(int(words[0]), int(words[1]), int(words[2]) | int(words[3]) << 32)
+
+    def _filled(self, answer: Answer) -> Answer:
+        """The same, checked; after a run that completed, what is kept on chip is what memory holds."""
+        found = self._checked(answer)
+        self._stale = False
+        return found
 
     def _checked(self, answer: Answer) -> Answer:
         if answer.status == STATUS_POSITION:
@@ -258,6 +294,11 @@ class KernelDriver:
 
     def _failure(self, action: str, error: Exception) -> ToolError:
         return ToolError("HET-F002", f"could not {action}: {error}", where=self._name)
+
+
+def _name_of(state: Any) -> str:
+    """``ERT_CMD_STATE_ABORT``, whatever the binding makes of a state."""
+    return str(getattr(state, "name", state))
 
 
 __all__ = ["DEFAULT_TIMEOUT_MS", "Answer", "KernelDriver", "real_xrt"]

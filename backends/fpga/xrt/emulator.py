@@ -75,9 +75,12 @@ class Device:
         for unit in self.units.values():
             unit.ring()
 
+    def check(self) -> None:
+        """Raises RuntimeError when the card is gone."""
+
     def unit_of(self, packed: Unit) -> ComputeUnit:
         """What stands behind a kernel on this device."""
-        return ComputeUnit(packed)
+        return ComputeUnit(packed, strict=self.strict)
 
     def get_xclbin_uuid(self) -> uuid_module.UUID:
         """Identity of what the card runs."""
@@ -145,6 +148,7 @@ class BufferObject:
 
     def sync(self, direction: SyncDirection, size: int, offset: int) -> None:
         """Copy between the two sides."""
+        self._card.check()
         host = self._host_side()
         if offset + size > host.size:
             raise RuntimeError("attempting to sync past buffer size: Invalid argument")
@@ -239,8 +243,7 @@ class Run:
 
     def state(self) -> CommandState:
         """The state now."""
-        if self._state is CommandState.ERT_CMD_STATE_RUNNING and not self._kernel.unit.listening:
-            self._state = CommandState.ERT_CMD_STATE_COMPLETED
+        self._state = self._kernel.unit.state(self._state)
         return self._state
 
 

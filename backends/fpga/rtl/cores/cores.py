@@ -1,9 +1,13 @@
-"""Which core a stage graph gets: rows that pass as a whole, in slices, or in beats of one word of memory."""
+"""Which core a stage graph gets: rows that pass as a whole, from memory or kept on chip, in slices, or in
+beats of one word of memory.
+"""
 
 from __future__ import annotations
 
+from hetcc.backends.fpga.memory.resident import is_resident
 from hetcc.backends.fpga.rtl.cores.attention import WeightedSumCore
 from hetcc.backends.fpga.rtl.cores.long_rows import LongRowCore
+from hetcc.backends.fpga.rtl.cores.resident import ResidentCore
 from hetcc.backends.fpga.rtl.cores.slices import SlicedCore
 from hetcc.backends.fpga.rtl.cores.top import StreamCore
 from hetcc.backends.fpga.rtl.units.library import Library
@@ -23,6 +27,8 @@ def core_of(graph: StageGraph, library: Library, lanes: int, together: int = 1,
         together: rows per step.
         beat_words: 32-bit words of a beat; of long rows 16 for every row.
     """
+    if is_resident(graph):
+        return ResidentCore(graph, library, lanes)
     if graph.of_kind(WeightedSum):
         return WeightedSumCore(graph, library, lanes)
     if long_rows(graph) is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from amaranth import Module, Mux, Signal
+from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib.memory import Memory
 
 from hetcc.backends.fpga.rtl.units.fp32 import flushed
@@ -80,6 +80,26 @@ def loaded_memory(m: Module, core: Any, load: Load, width: int, lane: int, base:
     return memory.read_port(domain="comb")
 
 
+def incoming_vector(m: Module, core: Any, depth: int, word: Any) -> tuple[Any, Any]:
+    """The words of a stationary vector put together as they come, and the pulse after its last one.
+
+    Args:
+        m: where it goes.
+        core: the streaming core, for its ``load_*`` ports; vectors are its first load.
+        depth: words of a vector.
+        word: number of the word that comes.
+    """
+    vector, complete, at = Signal(32 * depth), Signal(), Signal(range(depth))
+    taken = core.load_valid & core.load_ready & (word < core.loads[0].words)
+    with m.If(taken):
+        m.d.sync += [vector.eq(Cat(vector, flushed(core.load_data))[32:]),
+                     at.eq(Mux(at == depth - 1, 0, at + 1))]
+    with m.If(core.start):
+        m.d.sync += at.eq(0)
+    m.d.sync += complete.eq(taken & (at == depth - 1) & ~core.start)
+    return vector, complete
+
+
 def converted_memories(m: Module, load: Load, width: int, vector: Any, valid: Any, start: Any) -> list[Any]:
     """Memories of stationary vectors, filled with whole ones in lane order; their read ports.
 
@@ -107,4 +127,4 @@ def converted_memories(m: Module, load: Load, width: int, vector: Any, valid: An
     return ports
 
 
-__all__ = ["Load", "converted_memories", "loaded_memory", "loops_of"]
+__all__ = ["Load", "converted_memories", "incoming_vector", "loaded_memory", "loops_of"]

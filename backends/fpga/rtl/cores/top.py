@@ -25,7 +25,7 @@ from amaranth import Cat, Const, Elaboratable, Module, Mux, Signal, signed
 from hetcc.backends.fpga.costs.cycles import extent_product, product_latency, quantise_latency
 from hetcc.backends.fpga.memory.layout import dealt_rows
 from hetcc.backends.fpga.rtl.cores.point import Point as _Point
-from hetcc.backends.fpga.rtl.cores.stationary import Load, converted_memories, loaded_memory
+from hetcc.backends.fpga.rtl.cores.stationary import Load, converted_memories, incoming_vector, loaded_memory
 from hetcc.backends.fpga.rtl.limits import scanning_product, selection_of
 from hetcc.backends.fpga.rtl.memory.stream_output import place_stream_output, streamed_loops
 from hetcc.backends.fpga.rtl.units.compaction import place_compaction
@@ -256,28 +256,22 @@ class StreamCore(Elaboratable):
             return self._later(m, point, [], 1), made
         if not bits:
             return point, rows
-        load, latency = self.loads[0], quantise_latency(depth)
-        vector, complete = Signal(32 * depth), Signal()
-        last_word = Signal(range(depth), init=0)
-        taken = self.load_valid & self.load_ready & (word < load.words)
-        ends = taken & (last_word == depth - 1)
-        with m.If(taken):
-            m.d.sync += [vector.eq(Cat(vector, flushed(self.load_data))[32:]),
-                         last_word.eq(Mux(last_word == depth - 1, 0, last_word + 1))]
-        with m.If(self.start):
-            m.d.sync += last_word.eq(0)
-        m.d.sync += complete.eq(ends & ~self.start)
-        made = []
+        vector, complete = incoming_vector(m, self, depth, word)
+        latency, made = quantise_latency(depth), []
         for at, part in enumerate(rows):
             given = part if at else Mux(complete, vector, part)
             integers, exponent = self._library.place(
                 m, f"hetcc_quantise{depth}_{self._form.value}", lambda: VectorQuantiser(depth, bits),
-                {"vector": given}, ("result", "exponent"))
+                {"row": given}, ("result", "exponent"))
             made.append(Cat(integers, exponent))
-        filled = pulse(m, complete, latency, self.start)
-        ports = converted_memories(m, load, min(self._lanes, load.lanes), made[0], filled, self.start)
-        self._tables.insert(0, (ports, load.lanes // len(ports)))
+        self._keep_vectors(m, made[0], complete, latency)
         return self._later(m, point, [], latency), made
+
+    def _keep_vectors(self, m: Module, converted: Any, complete: Any, latency: int) -> None:
+        """Memories of the stationary vectors, each of which comes converted some cycles after it is complete."""
+        load, filled = self.loads[0], pulse(m, complete, latency, self.start)
+        ports = converted_memories(m, load, min(self._lanes, load.lanes), converted, filled, self.start)
+        self._tables.insert(0, (ports, load.lanes // len(ports)))
 
     # ---- stages
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from amaranth import Cat, Elaboratable, Module, Mux, Signal
+from amaranth import Cat, Const, Elaboratable, Module, Mux, Signal
 
 from hetcc.backends.fpga.memory.layout import portion_words
 from hetcc.backends.fpga.rtl.memory.axi import BEAT_BITS
@@ -19,17 +19,20 @@ class GroupFeeder(Elaboratable):
 
     Words come from as many neighbouring stripes at a time as divides the words of a unit (``layout.portion_words``),
     beginning behind the stripe where the last ones ended; where that is not the whole unit, portions are collected.
+    Stripes may run ahead into the next segment, portions may not: a segment begins at the first stripe.
 
     Args:
         unit_words: words of a unit, or of what the core takes of it at a time.
         stripes: of the group.
+        segment_words: of a segment in all stripes of the group; None where no word of the next one comes before
+            ``clear``.
     """
 
     INPUTS = ("clear", "beat_valid", "beat_data", "take")
     OUTPUTS = ("beat_ready", "valid", "data")
 
-    def __init__(self, unit_words: int, stripes: int) -> None:
-        self._words, self._stripes = unit_words, stripes
+    def __init__(self, unit_words: int, stripes: int, segment_words: int | None = None) -> None:
+        self._words, self._stripes, self._segment_words = unit_words, stripes, segment_words
         self.clear = Signal()
         """Before the first step of a segment."""
         self.beat_valid = Signal(stripes)
@@ -51,13 +54,26 @@ class GroupFeeder(Elaboratable):
             m.d.comb += [self.valid.eq(valid), take.eq(self.take), self.data.eq(data)]
             return m
         count = Signal(range(depth + 1))
-        m.d.comb += [self.valid.eq(count == depth), take.eq(valid & (~self.valid | self.take) & ~self.clear)]
+        m.d.comb += [self.valid.eq(count == depth),
+                     take.eq(valid & (~self.valid | self.take) & self._open(m, words, take) & ~self.clear)]
         m.d.sync += count.eq(Mux(self.take, 0, count) + take)
         with m.If(take):
             m.d.sync += self.data.eq(Cat(self.data, data)[BEAT_BITS * words:])
         with m.If(self.clear):
             m.d.sync += count.eq(0)
         return m
+
+    def _open(self, m: Module, words: int, take: Any) -> Any:
+        """Whether portions of the segment are left."""
+        if self._segment_words is None:
+            return Const(1, 1)
+        portions = self._segment_words // words
+        left = Signal(range(portions + 1))
+        with m.If(self.clear):
+            m.d.sync += left.eq(portions)
+        with m.Elif(take):
+            m.d.sync += left.eq(left - 1)
+        return left != 0
 
     def _turn(self, m: Module, words: int, valid: Any, take: Any, data: Any) -> None:
         """A word from each of ``words`` neighbouring stripes."""

@@ -11,7 +11,7 @@ from amaranth import Cat, Module, Signal
 from amaranth.lib.memory import Memory
 
 from hetcc.backends.fpga.memory.layout import Layout
-from hetcc.backends.fpga.rtl.memory.axi import BEAT_BYTES, BurstReader, WriteCombiner
+from hetcc.backends.fpga.rtl.memory.axi import BEAT_BYTES, BurstReader, WordWriter, WriteCombiner
 from hetcc.backends.fpga.rtl.memory.axi_streams import OFFSET_BITS, Assembler, Nest, Unpacker
 from hetcc.backends.fpga.rtl.memory.placer import WordPlacer
 from hetcc.backends.fpga.rtl.units.library import Library
@@ -151,6 +151,34 @@ def appendings_of(graph: StageGraph) -> list[Appending]:
     return found
 
 
+def _row_numbers(appending: Appending) -> dict[str, int]:
+    """What each loop over new rows adds to the number of a row."""
+    number, place = {}, 1
+    for axis in reversed(appending.rows):
+        number[axis.name] = place
+        place *= axis.extent
+    return number
+
+
+def place_writer(m: Module, library: Library, master: Any, sources: Sequence[tuple[Any, Any, Any, Any, Any]]) -> Any:
+    """A word writer on a master and its sources (valid, ready to drive, address, data, strobe), the first one first;
+    whether nothing is on its way.
+    """
+    request = (Signal(), Signal(64), Signal(512), Signal(64))
+    inputs = dict(zip(WordWriter.INPUTS, (*request, master.awready, master.wready, master.bvalid), strict=True))
+    ready, quiet, *driven = library.place(m, "hetcc_word_writer", WordWriter, inputs, WordWriter.OUTPUTS)
+    ports = (master.awvalid, master.awaddr, master.wvalid, master.wdata, master.wstrb, master.bready)
+    m.d.comb += [port.eq(value) for port, value in zip(ports, driven, strict=True)]
+    m.d.comb += master.wlast.eq(1)
+    free = ready
+    for valid, granted, address, data, strobe in sources:
+        m.d.comb += granted.eq(free)
+        with m.If(valid & free):
+            m.d.comb += [request[0].eq(1), request[1].eq(address), request[2].eq(data), request[3].eq(strobe)]
+        free = free & ~valid
+    return quiet
+
+
 def place_combiner(m: Module, library: Library, size: int) -> dict[str, Any]:
     """A write combiner; its ports by name."""
     wires = {"valid": Signal(), "offset": Signal(OFFSET_BITS), "data": Signal(8 * size), "flush": Signal(),
@@ -193,7 +221,8 @@ class AppendMover:
     """Checks all positions of one Append, then writes its rows, element by element, in order.
 
     Attributes: ``bad`` (a position is outside), ``checked`` (all have come), ``written`` (all elements were handed to
-    the combiner), ``combiner`` (its ports).
+    the combiner), ``combiner`` (its ports), ``places`` (elements before each new row, by its number) and
+    ``row_numbers`` (by loop, what it adds to that number).
     """
 
     def __init__(self, m: Module, library: Library, graph: StageGraph, appending: Appending, word: Any,
@@ -201,7 +230,8 @@ class AppendMover:
         stage = appending.stage
         size = element_bytes(graph, stage.table.buffer)
         count = math.prod(axis.extent for axis in appending.rows)
-        memory = Memory(shape=OFFSET_BITS, depth=count, init=[])
+        self.appending, self.row_numbers = appending, _row_numbers(appending)
+        self.places = memory = Memory(shape=OFFSET_BITS, depth=count, init=[])
         m.submodules += memory
         self.bad, self.checked, self.written = Signal(), Signal(), Signal()
         self._check(m, appending, word, clear, memory, count)
@@ -224,11 +254,7 @@ class AppendMover:
         stage, program = appending.stage, appending.updates
         self.combiner = place_combiner(m, library, size)
         take = Signal()
-        table, place = dict(stage.table.strides), 1
-        number: dict[str, int] = {}
-        for axis in reversed(appending.rows):
-            number[axis.name] = place
-            place *= axis.extent
+        table, number = dict(stage.table.strides), self.row_numbers
         target = Nest(m, [(axis.extent, table.get(axis.name, 0)) for axis in stage.axes], 0, clear, take,
                       stage.table.offset)
         row = Nest(m, [(axis.extent, number.get(axis.name, 0)) for axis in stage.axes], 0, clear, take)
@@ -325,4 +351,5 @@ class SmallReader:
 
 
 __all__ = ["AppendMover", "Appending", "Placed", "Program", "Reader", "RunReader", "SmallReader", "appendings_of",
-           "element_bytes", "place_assembler", "place_combiner", "place_placer", "place_reader", "place_unpacker"]
+           "element_bytes", "place_assembler", "place_combiner", "place_placer", "place_reader", "place_unpacker",
+           "place_writer"]

@@ -16,8 +16,7 @@ from hetcc.backends.fpga.rtl.memory.axi import BEAT_BYTES
 from hetcc.backends.fpga.rtl.memory.axi_streams import OFFSET_BITS, Nest
 from hetcc.backends.fpga.rtl.memory.movers import Reader, element_bytes, place_combiner, place_unpacker
 from hetcc.backends.fpga.rtl.units.library import Library
-from hetcc.backends.fpga.stages.gathers import entries_of
-from hetcc.backends.fpga.stages.runs import Runs, granule_of
+from hetcc.backends.fpga.stages.gathers import entries_of, row_granule
 from hetcc.backends.fpga.stages.stage_graph import Gather, StageGraph, Store
 
 QUEUE = 16
@@ -54,14 +53,6 @@ class RowFetch:
         offset, pending, take = self._queue(m, core, clear)
         self._ask(m, library, reader, base, offset, pending, take, clear)
 
-    def _granule(self) -> int:
-        """Elements that always lie together in one word of the table and in one of the output."""
-        tables, targets = dict(self._stage.table.strides), dict(self._store.target.strides)
-        loops = [(2, self._stage.row_stride), (2, targets.get(self._stage.selected, 0))]
-        loops += [(2, strides.get(axis.name, 0)) for axis in self._graph.instances for strides in (tables, targets)]
-        offset = math.gcd(self._stage.table.offset, self._store.target.offset)
-        return granule_of(Runs(offset, tuple(loops), (), self._row), self._row, self._size)
-
     def _queue(self, m: Module, core: Any, clear: Any) -> tuple[Any, Any, Any]:
         """Indices in; the offset of the next row within its instance, whether it is there, and what takes it."""
         m.submodules += (waiting := SyncFIFOBuffered(width=32, depth=QUEUE))
@@ -81,7 +72,8 @@ class RowFetch:
 
     def _ask(self, m: Module, library: Library, reader: Reader, base: Any, offset: Any, pending: Any, take: Any,
              clear: Any) -> None:
-        size, granule, instances = self._size, self._granule(), self._graph.instances
+        size, instances = self._size, self._graph.instances
+        granule = row_granule(self._graph, self._stage, self._store)
         wide = granule * size
         ready = Signal()
         run_ready, valid, data, run = place_unpacker(m, library, (wide,), 1, [reader], ready)

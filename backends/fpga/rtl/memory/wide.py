@@ -44,6 +44,7 @@ def place_wide_scan(m: Module, library: Library, graph: StageGraph, readers: Seq
     for at, (reader, base) in enumerate(zip(readers, bases, strict=True)):
         m.d.comb += [reader.request_valid.eq(take), reader.address.eq(base + (nest.offset << 6)),
                      reader.beats.eq(layout.words_of(at))]
+    segment_words = layout.steps * layout.unit_words
     ready, valid, data, taken = Signal(), [], [], Signal()
     for first in range(0, layout.stripes, layout.per_group):
         group = readers[first:first + layout.per_group]
@@ -54,8 +55,8 @@ def place_wide_scan(m: Module, library: Library, graph: StageGraph, readers: Seq
             continue
         inputs = (begin, Cat(*(reader.beat_valid for reader in group)), Cat(*(reader.beat_data for reader in group)),
                   taken)
-        found = library.place(m, f"hetcc_feeder_{words}_{layout.per_group}",
-                              lambda: GroupFeeder(words, layout.per_group),
+        found = library.place(m, f"hetcc_feeder_{words}_{layout.per_group}_of_{segment_words}",
+                              lambda: GroupFeeder(words, layout.per_group, segment_words),
                               dict(zip(GroupFeeder.INPUTS, inputs, strict=True)), GroupFeeder.OUTPUTS)
         m.d.comb += [reader.beat_ready.eq(found[0][at]) for at, reader in enumerate(group)]
         valid.append(found[1])

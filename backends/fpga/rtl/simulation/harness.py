@@ -14,8 +14,10 @@ import numpy
 from numpy.typing import NDArray
 
 from hetcc.backends.fpga import tools
+from hetcc.backends.fpga.rtl.simulation.simulator import build_simulator
 from hetcc.backends.fpga.rtl.units.library import Library
 from hetcc.backends.fpga.rtl.verilog import text_of
+from hetcc.store import Store
 
 Words = NDArray[numpy.uint32]
 
@@ -69,16 +71,12 @@ class UnitSimulator:
         self.output_words = sum(_words(bits) for _, bits in self._outputs)
         ports = tuple(getattr(unit, name) for name in (*inputs, *outputs))
         folder = Path(self._folder.name)
-        (folder / "unit.v").write_bytes(text_of(unit, "unit_under_test", ports, library))
+        verilog = text_of(unit, "unit_under_test", ports, library)
         bench = _BENCH.replace("INPUTS", str(self.input_words)).replace("OUTPUTS", str(self.output_words))
         bench = bench.replace("SET", "\n    ".join(_set(name, bits) for name, bits in self._inputs))
         bench = bench.replace("GET", "\n    ".join(_get(name, bits) for name, bits in self._outputs))
-        (folder / "bench.cpp").write_text(bench)
-        # Compiling takes longer than running, so nothing is optimised.
-        tools.run(["verilator", "--cc", "--exe", "--build", "-fno-inline", "--output-split", "20000", "-Wno-fatal",
-                   "-Wno-lint", "-Wno-style", "--top-module", "unit_under_test", "--prefix", "Vunit", "--Mdir", "obj",
-                   "-CFLAGS", "-w", "-MAKEFLAGS", "OPT_FAST=-O0 OPT_SLOW=-O0 OPT_GLOBAL=-O0", "unit.v", "bench.cpp"],
-                  folder, _BUILD_TIMEOUT_S)
+        build_simulator(verilog, "unit_under_test", bench, folder, program="Vunit", timeout_s=_BUILD_TIMEOUT_S,
+                        store=Store())
 
     def __enter__(self) -> UnitSimulator:
         return self

@@ -21,8 +21,10 @@ from hetcc.backends.fpga.memory.memory_map import (
     memory_map,
 )
 from hetcc.backends.fpga.rtl.simulation.bench import bench_text
+from hetcc.backends.fpga.rtl.simulation.simulator import build_simulator
 from hetcc.backends.fpga.stages.numbers import Array
 from hetcc.backends.fpga.stages.stage_graph import StageGraph
+from hetcc.store import Store
 
 _ALIGNMENT = 4096
 MAX_CYCLES = 200_000_000
@@ -50,8 +52,7 @@ class KernelRun:
 
 
 def build_kernel(verilog: bytes, kernel: str, graph: StageGraph, folder: Path, *, hbm: HbmModel | None = None,
-                 clock_hz: float = DEFAULT_CLOCK_HZ, fast: bool = False,
-                 timeout_s: float = 600.0) -> None:
+                 clock_hz: float = DEFAULT_CLOCK_HZ, timeout_s: float = 600.0, store: Store | None = None) -> None:
     """Build the simulator of a kernel in a folder; the program is ``<folder>/obj/Vkernel``.
 
     Args:
@@ -61,20 +62,14 @@ def build_kernel(verilog: bytes, kernel: str, graph: StageGraph, folder: Path, *
         folder: where to build.
         hbm: the memory.
         clock_hz: clock of the kernel.
-        fast: spend several times as long on building for a simulator several times as fast.
         timeout_s: after which the build has failed.
+        store: where built simulators are kept; the user's cache when absent.
 
     Raises:
         ToolError: HET-T001 without verilator, HET-T002 when it fails.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "kernel.v").write_bytes(verilog)
-    (folder / "bench.cpp").write_text(bench_text(memory_map(graph), hbm or HbmModel(), clock_hz))
-    level = "-O1" if fast else "-O0"
-    tools.run(["verilator", "--cc", "--exe", "--build", "-fno-inline", "--output-split", "0", "-Wno-fatal", "-Wno-lint",
-               "-Wno-style", "--top-module", kernel, "--prefix", "Vkernel", "--Mdir", "obj", "-CFLAGS", "-w",
-               "-MAKEFLAGS", f"VM_PARALLEL_BUILDS=0 OPT_SLOW=-O0 OPT_GLOBAL=-O0 OPT_FAST={level}", "kernel.v",
-               "bench.cpp"], folder, timeout_s)
+    build_simulator(verilog, kernel, bench_text(memory_map(graph), hbm or HbmModel(), clock_hz), folder,
+                    timeout_s=timeout_s, store=store or Store())
 
 
 def run_kernel(graph: StageGraph, buffers: Mapping[str, Array], folder: Path, *, runs: int = 1,

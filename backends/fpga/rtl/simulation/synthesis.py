@@ -18,6 +18,7 @@ from typing import Any
 
 from hetcc.backends.fpga import tools
 from hetcc.backends.fpga.costs.unit_resources import NOTHING, Resources
+from hetcc.backends.fpga.rtl.simulation.structure import instances_of, modules_of
 from hetcc.backends.fpga.rtl.units.library import Library
 from hetcc.backends.fpga.rtl.verilog import text_of
 from hetcc.store import Store, key_of
@@ -30,7 +31,6 @@ synth_xilinx -family xcup -noiopad -noclkbuf{flat} -top {top}
 tee -o {name}.txt stat
 """
 _TIMEOUT_S = 3600.0
-_MODULE = re.compile(r"^module (\\\S+|\w+).*?^endmodule$", re.MULTILINE | re.DOTALL)
 # LUTs that one distributed memory primitive takes, and shift registers one each.
 _LUTRAM = {"RAM32X1D": 2, "RAM64X1D": 2, "RAM128X1D": 4, "RAM256X1D": 8, "RAM32M": 4, "RAM64M": 4, "RAM32M16": 8,
            "RAM64M8": 8, "RAM64X8SW": 8, "RAM32X16DR8": 8, "RAM32X1S": 1, "RAM64X1S": 1}
@@ -79,32 +79,14 @@ def synthesise_kernel(verilog: bytes, top: str, store: Store | None = None, *, f
     if flat:
         found = counted(_figures([_Task(verilog, top, (), True)], store)[0])
         return KernelSynthesis(found, {top: found}, {top: 1})
-    texts = {match[1].removeprefix("\\"): match[0] for match in _MODULE.finditer(verilog.decode())}
-    inside = {name: _instances(text, texts) for name, text in texts.items()}
-    names = sorted(texts)
-    tasks = [_Task("\n".join((texts[name], *(texts[part] for part in sorted(inside[name])))).encode(), name,
-                   tuple(sorted(inside[name])), False) for name in names]
+    modules = modules_of(verilog.decode())
+    names = sorted(modules)
+    tasks = [_Task("\n".join(modules[part].text for part in (name, *sorted(modules[name].inside))).encode(), name,
+                   tuple(sorted(modules[name].inside)), False) for name in names]
     own = {name: counted(text) for name, text in zip(names, _figures(tasks, store), strict=True)}
-    counts = dict.fromkeys(names, 0)
-    _count(top, 1, inside, counts)
+    counts = instances_of(modules, top)
     total = reduce(Resources.plus, (own[name].times(count) for name, count in counts.items()), NOTHING)
-    return KernelSynthesis(total, own, {name: count for name, count in counts.items() if count})
-
-
-def _instances(text: str, known: Mapping[str, str]) -> dict[str, int]:
-    """How often a module's text instantiates each of the others."""
-    found: dict[str, int] = {}
-    for match in re.finditer(r"^ {2}(\\\S+|\w+) +(?:\\\S+|\w+) +\($", text, re.MULTILINE):
-        name = match[1].removeprefix("\\")
-        if name in known:
-            found[name] = found.get(name, 0) + 1
-    return found
-
-
-def _count(name: str, times: int, inside: Mapping[str, Mapping[str, int]], counts: dict[str, int]) -> None:
-    counts[name] += times
-    for part, count in inside[name].items():
-        _count(part, times * count, inside, counts)
+    return KernelSynthesis(total, own, counts)
 
 
 @dataclass(frozen=True)

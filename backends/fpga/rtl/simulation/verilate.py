@@ -11,10 +11,12 @@ import numpy
 
 from hetcc.backends.fpga import tools
 from hetcc.backends.fpga.rtl.simulation.simulate import Simulated
+from hetcc.backends.fpga.rtl.simulation.simulator import build_simulator
 from hetcc.backends.fpga.rtl.simulation.stimulus import stimuli
 from hetcc.backends.fpga.stages.functional import append_rows
 from hetcc.backends.fpga.stages.numbers import Array
 from hetcc.backends.fpga.stages.stage_graph import StageGraph
+from hetcc.store import Store
 
 _BENCH = """\
 #include "Vcore.h"
@@ -83,17 +85,13 @@ def build(verilog: bytes, kernel: str, core: Any, folder: Path) -> None:
     Raises:
         ToolError: HET-T001 without verilator, HET-T002 when it fails.
     """
-    (folder / "kernel.v").write_bytes(verilog)
     offers = " ".join(
         f"top.side{at}_valid = at_side[{at}] < side[{at}].size(); "
         f"if (top.side{at}_valid) top.side{at}_data = side[{at}][at_side[{at}]];" for at in range(len(core.sides)))
     takes = " ".join(f"if (top.side{at}_valid && top.side{at}_ready) ++at_side[{at}];" for at in range(len(core.sides)))
     bench = _BENCH.replace("OFFER_SIDES", offers).replace("TAKE_SIDES", takes)
     bench = bench.replace("SIDES", str(len(core.sides))).replace("BEAT", str(core.beat_words))
-    (folder / "bench.cpp").write_text(bench)
-    tools.run(["verilator", "--cc", "--exe", "--build", "-fno-inline", "-Wno-fatal", "-Wno-lint", "-Wno-style",
-               "--top-module", kernel, "--prefix", "Vcore", "--Mdir", "obj", "-CFLAGS", "-O1", "kernel.v", "bench.cpp"],
-              folder)
+    build_simulator(verilog, kernel, bench, folder, program="Vcore", store=Store())
 
 
 def run(graph: StageGraph, buffers: Mapping[str, Array], core: Any, folder: Path) -> list[Simulated]:

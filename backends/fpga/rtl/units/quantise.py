@@ -20,14 +20,14 @@ class VectorQuantiser(Elaboratable):
     def __init__(self, depth: int, bits: int) -> None:
         self._depth, self._bits = depth, bits
         self.latency = quantise_latency(depth)
-        self.vector = Signal(32 * depth)
+        self.row = Signal(32 * depth)
         self.result = Signal(bits * depth)
         self.exponent = Signal(8)
 
     def elaborate(self, _platform: Any) -> Module:
         """See the class."""
         m = Module()
-        words = [self.vector.word_select(at, 32) for at in range(self._depth)]
+        words = [self.row.word_select(at, 32) for at in range(self._depth)]
         level: list[Any] = [word[23:31] for word in words]
         while len(level) > 1:
             larger = [Signal(8) for _ in range((len(level) + 1) // 2)]
