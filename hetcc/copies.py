@@ -42,7 +42,8 @@ def in_copies(work: Callable[[int], Result], count: int, least: int = 8) -> Iter
     _works[key] = work
     gc.freeze()  # a collection in a copy would write to every page it shares with this process
     try:
-        with ProcessPoolExecutor(processes, multiprocessing.get_context("fork")) as pool:
+        # Copies end soon and look for no garbage of their own either.
+        with ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), gc.disable) as pool:
             for place, future in enumerate([pool.submit(_piece, key, place) for place in range(count)]):
                 yield future.result() if future.exception() is None else work(place)
     finally:

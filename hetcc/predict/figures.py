@@ -11,6 +11,7 @@ from typing import Any
 from hetcc import planning
 from hetcc.capture.short import ShortCapture
 from hetcc.copies import in_copies
+from hetcc.garbage import uncollected
 from hetcc.ir import Stage
 from hetcc.options import CompileOptions, PlacementChoice
 from hetcc.passes.estimate import CostTable, DeviceSet
@@ -93,7 +94,8 @@ def predict_sizes(options: CompileOptions, devices: DeviceSet, batches: Sequence
     """
     store = Store(fresh=options.fresh)
     sizes = Sizes(ShortCapture(options.request, progress, store), options.without_rewrites, store)
-    sizes.cover(batches, contexts)
+    with uncollected():
+        sizes.cover(batches, contexts)
     # What capturing left in memory does not become garbage any more; looking through it costs more than the prices.
     gc.collect()
     gc.freeze()

@@ -23,7 +23,7 @@ FUNCTION_BUDGET_LINES = 45
 """Forty, and five for a signature that needs several lines. The docstring is not counted."""
 
 LEVELS: tuple[tuple[str, ...], ...] = (
-    ("copies", "errors", "stopwatch", "store", "units"),
+    ("copies", "errors", "garbage", "stopwatch", "store", "units"),
     ("ir",),
     ("aten", "capture", "cost_model", "onnx", "plan", "workloads"),
     ("backends", "options", "passes"),

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import itertools
 import re
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +13,7 @@ from hetcc.backends.fpga.memory.layout import is_wide
 from hetcc.backends.fpga.rtl.limits import check
 from hetcc.backends.fpga.stages.stage_graph import Parallelism, StageGraph, row_words
 from hetcc.errors import UserError
+from hetcc.garbage import uncollected
 
 if TYPE_CHECKING:
     from hetcc.backends.fpga.rtl.cores.top import StreamCore
@@ -69,25 +67,13 @@ def write_kernel(graph: StageGraph, kernel: str) -> bytes:
     from hetcc.backends.fpga.rtl.shell import Shell
 
     parallel = graph.parallel or Parallelism()
-    with _without_collection():
+    with uncollected():
         library, core = _core_of(graph, kernel, parallel.lanes, parallel.together,
                                  whole_steps=is_wide(graph) is not None)
         shell = Shell(graph, library, core, kernel)
         texts = {kernel: _netlist(shell, kernel, shell.ports()),
                  f"{kernel}_core": _netlist(core, f"{kernel}_core", core.ports())}
         return _written(texts, library)
-
-
-@contextlib.contextmanager
-def _without_collection() -> Iterator[None]:
-    """Millions of small objects are made and kept to the end: looking for garbage among them is a quarter of it all."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def text_of(unit: Any, name: str, ports: tuple[Any, ...], library: Library) -> bytes:
