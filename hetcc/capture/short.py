@@ -8,7 +8,7 @@ depends on itself and on who reads its result. The short model is the shortest p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -74,6 +74,7 @@ class ShortCapture:
         self._store = store
         self._around = surroundings()
         self._ready: dict[tuple[int, int], ShortModel] = {}
+        self._coming: Iterator[tuple[CaptureRequest, ShortModel]] = iter(())
         self._source: Any = None
         self._pattern: Any = None
 
@@ -86,14 +87,14 @@ class ShortCapture:
             return ShortModel(graph, phase, "", ())
         if not self._is_transformers():
             return self._whole(request)
-        found = self._ready.pop((batch, context), None) or self._kept(request)
+        found = self._prepared(batch, context) or self._kept(request)
         if found is None:
             found = self._hugging_face(request, self.progress)
             self._keep(request, found)
         return found
 
     def prepare(self, sizes: Sequence[tuple[int, int]]) -> None:
-        """Capture sizes that will be asked for, on all processors.
+        """Begin to capture sizes that will be asked for, in that order, on all processors.
 
         Does nothing where that saves nothing, nor in a process that had torch loaded before: it may have threads that
         a copy of it would wait for in vain.
@@ -113,9 +114,20 @@ class ShortCapture:
         self._open(missing[0])
         self.progress(f"capturing {len(missing)} sizes, {processors()} at a time")
         captured = in_copies(lambda place: self._hugging_face(missing[place], _silent), len(missing), least=2)
-        for request, model in zip(missing, captured, strict=True):
+        self._coming = zip(missing, captured, strict=True)
+
+    def _prepared(self, batch: int, context: int) -> ShortModel | None:
+        """A model that was prepared, as soon as it is there; those asked for later are captured meanwhile."""
+        while (batch, context) not in self._ready and (arrived := next(self._coming, None)) is not None:
+            request, model = arrived
             self._keep(request, model)
             self._ready[request.batch, request.context] = model
+        return self._ready.pop((batch, context), None)
+
+    def forget(self) -> None:
+        """Wait for captures that are under way; what was prepared and not asked for is gone."""
+        self._coming = iter(())
+        self._ready.clear()
 
     def _is_transformers(self) -> bool:
         model = self.request.model

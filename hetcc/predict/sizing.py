@@ -33,6 +33,18 @@ class SizedModel:
 
 
 @dataclass(frozen=True)
+class _Resized:
+    """A size that follows; its model is made when it is asked for, which copies of the process do side by side."""
+
+    alike: SizedModel
+    numbers: Sequence[int]
+
+    def model(self) -> SizedModel:
+        """The model of ``alike`` with other numbers."""
+        return _resized(self.alike, self.numbers)
+
+
+@dataclass(frozen=True)
 class _Sample:
     model: SizedModel
     skeleton: Skeleton
@@ -53,7 +65,7 @@ class Sizes:
         self.without_rewrites = without_rewrites
         self.store = store
         self._samples: dict[Size, _Sample] = {}
-        self._models: dict[Size, SizedModel] = {}
+        self._models: dict[Size, SizedModel | _Resized] = {}
         self._verdicts: dict[object, CheckResult] = {}
 
     def cover(self, batches: Sequence[int], contexts: Sequence[int]) -> None:
@@ -64,7 +76,10 @@ class Sizes:
         """
         batches, contexts = sorted(set(batches)), sorted(set(contexts))
         self.capture.prepare(_foreseen(batches, contexts))
-        self._cover(batches, contexts)
+        try:
+            self._cover(batches, contexts)
+        finally:
+            self.capture.forget()
 
     def _cover(self, batches: Sequence[int], contexts: Sequence[int]) -> Template | None:
         """As ``cover``; the template, if one serves all pairs."""
@@ -103,15 +118,16 @@ class Sizes:
 
     def at(self, size: Size) -> SizedModel:
         """The model at a size that was covered."""
-        return self._models[size]
+        found = self._models[size]
+        return found.model() if isinstance(found, _Resized) else found
 
-    def _at(self, size: Size, template: Template) -> SizedModel:
+    def _at(self, size: Size, template: Template) -> SizedModel | _Resized:
         if size in self._samples:
             return self._samples[size].model
         numbers, alike = template.numbers_at(size), self._alike(template)
         if numbers is None or min(numbers, default=0) < min(alike.skeleton.numbers, default=0):
             return self._sample(size).model
-        return _resized(alike.model, numbers)
+        return _Resized(alike.model, numbers)
 
     def _alike(self, template: Template) -> _Sample:
         """A capture of the structure."""
