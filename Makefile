@@ -7,7 +7,8 @@ PYTHON ?= python3
 # folder of wheels (find-links).
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 # Two processes: the tests compile GPU code, which has both cores of a small machine to itself anyway.
-PYTEST_ARGS ?= -n 2 --dist loadfile
+# The order of the files is that of tests/conftest.py, the long ones first.
+PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 BIN := .venv/bin
 STAMP := .venv/.hetcc-installed

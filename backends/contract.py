@@ -11,7 +11,10 @@ from typing import Protocol
 
 import numpy
 
-from hetcc.ir import Graph, Node
+from hetcc.ir import DType, Graph, Node
+
+EXACT = "exact"
+"""The numeric policy that computes as the model does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,7 @@ class EmittedRegion:
     """Path relative to the back end's folder in the bundle -> contents. Same input, same bytes."""
     entry: str = ""
     """Path of the file the runtime loads, relative like ``files``; empty for the host."""
-    policy: str = "exact"
+    policy: str = EXACT
     """Numeric policy of what was made; see ``--policy``."""
     exact_because: str = ""
     """Why it is exact although another policy was asked for."""
@@ -59,9 +62,20 @@ class Support(Protocol):
     """The half of a back end that planning needs; works with no vendor tool installed."""
 
     name: str
+    fault_code: str
+    """Error code by which its drivers say that a device did not do what it was told; empty: there is no such device, or
+    nobody can tell. A device that can say so, and is not the one the others are replaced by, may be lost."""
 
     def verdict(self, graph: Graph, node: Node) -> Verdict:
         """Whether this back end can run ``node`` of ``graph``."""
+        ...
+
+    def factor_type(self, graph: Graph, node: Node, policy: str) -> DType | None:
+        """What ``node`` multiplies in on this back end under a numeric policy; None: in the type of its operands.
+
+        Raises:
+            UserError: HET-U001, no such policy.
+        """
         ...
 
 

@@ -35,7 +35,7 @@ def main() -> None:
         options = CompileOptions(request, choice=PlacementChoice(forced=FORCED, caches=caches), emit="never",
                                  ignore_capacity=True, robustness_samples=0, fpga_launch=launch)
         plan = compile_captured(captured, options, None, force=False, watch=Stopwatch()).plan.phase("decode")
-        kept, spec = plan.survival, plan.prediction
+        kept, spec = next(iter(plan.survival), None), plan.prediction
         second = sum(buffer.size_bytes for buffer in plan.buffers
                      if buffer.device == "host" and buffer.residency == "cache")
         print(f"| {caches} | {launch} | {spec.latency_s * 1e3:.3f} ms | "

@@ -65,7 +65,7 @@ def arithmetic_s(work: Work, operator_class: OperatorClass, dtype: DType, device
     if device.streaming is None:
         return work.flops / peak_of(device, operator_class, dtype).value
     if operator_class in MATRIX_CLASSES:
-        return work.flops / 2 / mac_rate(device.streaming, dtype, Corner.LIKELY)
+        return work.flops / 2 / mac_rate(device.streaming, work.factors or dtype, Corner.LIKELY)
     return work.elements / (device.streaming.elements_per_cycle.value * device.streaming.clock_hz.value)
 
 

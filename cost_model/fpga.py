@@ -7,10 +7,11 @@ The operators of a cluster are stages that run at the same time, one input per `
     lanes  = min(DSP x usable / DSP per multiply-add, LUT x usable / LUT per multiply-add), shared by all products
     bandwidth = min(HBM bandwidth x fraction, ports per kernel x bytes per cycle x clock) / kernels at the same time
 
-A sort takes ``log2(n)`` passes. An index that is kept on chip (block RAM first, then ultra RAM, the rest in HBM) is
-read from all its blocks at once, each at so many bytes per cycle; an index of few blocks is spread over more of them,
-so that reading it never takes longer than from HBM. ``backends/fpga/costs/cycles.py`` has closed forms for hardware
-that has been composed; these are for hardware that has not, with the same numbers.
+The type of a multiply-add is the one the hardware has it in (``Work.factors``), else the model's. A sort takes
+``log2(n)`` passes. An index that is kept on chip (block RAM first, then ultra RAM, the rest in HBM) is read from all
+its blocks at once, each at so many bytes per cycle; an index of few blocks is spread over more of them, so that
+reading it never takes longer than from HBM. ``backends/fpga/costs/cycles.py`` has closed forms for hardware that has
+been composed; these are for hardware that has not, with the same numbers.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ def streaming_numbers(works: Sequence[WorkItem], device: Device, baseline: Basel
     for work, operator_class, dtype in works:
         memory.append(baseline.achieved_by(operator_class).bandwidth_fraction)
         if operator_class in MATRIX_CLASSES:
-            compute += [streaming.dsp_usable_fraction, lookup(streaming.dsp_per_mac, dtype)]
+            compute += [streaming.dsp_usable_fraction, lookup(streaming.dsp_per_mac, work.factors or dtype)]
         elif work.elements:
             compute.append(_scalars_per_cycle(operator_class, streaming))
     return {"launch": [baseline.launch_s], "latency": [streaming.fill_cycles, streaming.clock_hz], "memory": memory,
@@ -120,9 +121,10 @@ def estimate_stages(works: Sequence[WorkItem], device: Device, baseline: Baselin
     for (work, operator_class, dtype), weight in zip(real, weights, strict=True):
         lanes, dsp, lut = 0.0, 0.0, 0.0
         if weight:
-            lanes = mac_rate(streaming, dtype, Corner.LIKELY) / streaming.clock_hz.value * weight / whole
-            dsp = lanes * lookup(streaming.dsp_per_mac, dtype).value
-            lut = lanes * lookup(streaming.lut_per_mac, dtype).value
+            factors = work.factors or dtype
+            lanes = mac_rate(streaming, factors, Corner.LIKELY) / streaming.clock_hz.value * weight / whole
+            dsp = lanes * lookup(streaming.dsp_per_mac, factors).value
+            lut = lanes * lookup(streaming.lut_per_mac, factors).value
             cycles = work.flops / 2 / lanes
         else:
             lanes = _scalars_per_cycle(operator_class, streaming).value
@@ -165,7 +167,9 @@ def _cycles(works: Sequence[WorkItem], streaming: Streaming, corner: Corner) -> 
 def _mac_cost(item: WorkItem, streaming: Streaming, corner: Corner) -> float:
     """Seconds that the multiply-adds of a stage would take with all lanes to itself."""
     work, operator_class, dtype = item
-    return work.flops / 2 / mac_rate(streaming, dtype, corner) if operator_class in MATRIX_CLASSES else 0.0
+    if operator_class not in MATRIX_CLASSES:
+        return 0.0
+    return work.flops / 2 / mac_rate(streaming, work.factors or dtype, corner)
 
 
 def _scalar_cycles(operator_class: OperatorClass, elements: int, streaming: Streaming, corner: Corner) -> float:

@@ -15,8 +15,8 @@ Conventions, one per operator class:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 from hetcc.ir import DType, Graph, Node, OperatorClass, Role
 
@@ -65,6 +65,9 @@ class Work:
     """(bytes, distance) of reads of values that were touched ``distance`` bytes of traffic ago (``reuse``)."""
     resident: tuple[int, int] = field(default=(0, 0), compare=False)
     """Bytes of the reads that a streaming device may keep in block RAM and in ultra RAM between steps."""
+    factors: DType | None = field(default=None, compare=False)
+    """What a streaming device multiplies in, where its back end says so: its hardware or a numeric policy has a type
+    of its own."""
 
     def __add__(self, other: Work) -> Work:
         return Work(self.flops + other.flops, self.bytes_read + other.bytes_read,
@@ -111,8 +114,14 @@ def work_of(node: Node, graph: Graph, *, held: Collection[str] = (), unwritten: 
     return Work(flops, sum(size for _, size in reads), writes, max(passing, default=0), product, selected, stored)
 
 
-def works_of(nodes: Iterable[Node], graph: Graph) -> tuple[tuple[Work, OperatorClass, DType], ...]:
+def works_of(nodes: Iterable[Node], graph: Graph,
+             factors: Mapping[str, DType] | None = None) -> tuple[tuple[Work, OperatorClass, DType], ...]:
     """The work of nodes that run as one program: what passes between them stays out of memory.
+
+    Args:
+        nodes: some of ``graph``.
+        graph: where they are.
+        factors: by node, what a streaming device multiplies in if it is not the type of the operands.
 
     Returns:
         per node that does anything: its work, class, and the element type it computes in.
@@ -130,8 +139,9 @@ def works_of(nodes: Iterable[Node], graph: Graph) -> tuple[tuple[Work, OperatorC
     held = {name for name in made if _view_chain(name, graph)[-1] in made - caches}
     unwritten = made - escaping
     counted = ((work_of(node, graph, held=held, unwritten=unwritten), node) for node in inside)
-    return tuple((work, node.operator_class, compute_type(node, graph)) for work, node in counted
-                 if not work.is_nothing)
+    types = factors or {}
+    return tuple((replace(work, factors=types[node.name]) if node.name in types else work, node.operator_class,
+                  compute_type(node, graph)) for work, node in counted if not work.is_nothing)
 
 
 def total_work(graph: Graph) -> Work:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy
@@ -31,6 +32,9 @@ Progress = Callable[[str], None]
 class Bundle:
     """A compiled model on disk.
 
+    Used with ``with``, it closes its session at the end: kernels that listen are dismissed. Those of a session that
+    nobody closes are dismissed when it is forgotten or the process ends.
+
     Raises:
         UserError: HET-B002, not a bundle; HET-B003, damaged.
     """
@@ -43,6 +47,14 @@ class Bundle:
         """The numbers of the compile, when this object came from one."""
         self.engines = engines
         """What runs it; by default what is emulated on this machine."""
+
+    def __enter__(self) -> Bundle:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        if "session" in self.__dict__:
+            self.session.__exit__(kind, error, trace)
 
     @property
     def phases(self) -> tuple[str, ...]:

@@ -145,8 +145,8 @@ def compile_captured(captured: CapturedModel, options: CompileOptions, output: P
     summary = compile_summary(phases, devices, fits=not misfits, watch=watch,
                               bundle=str(written) if written else None, peak_rss_bytes=_peak_rss(),
                               robustness={name: found.model_dump() for name, found in sure.items() if found},
-                              survival={phase.phase: phase.survival.model_dump() for phase in plan.phases
-                                        if phase.survival})
+                              survival={phase.phase: [spec.model_dump() for spec in phase.survival]
+                                        for phase in plan.phases})
     return Compiled(plan, files, summary, phases)
 
 
@@ -167,10 +167,10 @@ def _planned(captured: CapturedModel, options: CompileOptions, devices: DeviceSe
 
 def _stand_ins(phases: tuple[PlannedPhase, ...], captured: CapturedModel, options: CompileOptions,
                watch: Stopwatch) -> tuple[PlannedPhase, ...]:
-    """For phases that shall survive the loss of a device they use: the same without it."""
+    """For phases that shall survive the loss of a device they use: the same without it, for each such device."""
     choices = _choice_by_phase(captured, options)
-    return tuple(planning.stand_in_for(phase, choices[phase.name], watch) for phase in phases
-                 if planning.needs_stand_in(phase, choices[phase.name]))
+    return tuple(planning.stand_in_for(phase, device, choices[phase.name], watch)
+                 for phase in phases for device in planning.replaced_devices(phase, choices[phase.name]))
 
 
 def _choice_by_phase(captured: CapturedModel, options: CompileOptions) -> dict[str, PlacementChoice]:
@@ -196,7 +196,7 @@ def device_set(options: CompileOptions) -> DeviceSet:
     load_links(options.links)
     by_doorbell = options.fpga_launch == "doorbell"
     devices = DeviceSet(profiles, {name: load(spec)() for name, spec in SUPPORTS.items()}, options.baseline,
-                        options.links, by_doorbell)
+                        options.links, by_doorbell, options.emission.policy)
     if by_doorbell and profiles["fpga"].baseline(devices.baseline_of("fpga")).doorbell_launch_s is None:
         raise UserError("HET-M001", f"'{profiles['fpga'].name}' has no price for a doorbell", where="--fpga-launch",
                         fix="add baselines.NAME.doorbell_launch_s to its profile, or leave out --fpga-launch")
@@ -253,7 +253,8 @@ def build_plan(captured: CapturedModel, phases: tuple[PlannedPhase, ...], option
         targets=options.emission.targets if made.regions else (), fits=fits, ignore_capacity=options.ignore_capacity,
         devices=tuple(DeviceSpec(name=name, profile=profile.name,
                                  capacity_bytes=0 if name == HOST else profile.capacity_bytes,
-                                 idle_w=profile.power.idle_w.value)
+                                 idle_w=profile.power.idle_w.value, fault_code=devices.supports[name].fault_code,
+                                 may_be_lost=name in devices.losable)
                       for name, profile in devices.profiles.items()),
         phases=tuple(surviving(_phase_plan(phase, options, made, devices), others, options) for phase in phases),
         stand_ins=tuple(others.values()))

@@ -27,7 +27,7 @@ from hetcc.passes.place import finish, load_placer, place_optimal
 from hetcc.passes.place.follow import with_followers
 from hetcc.passes.schedule import RegionProgram, allocate, build_regions, build_steps
 from hetcc.passes.schedule.steps import StepPrices
-from hetcc.passes.shadows import LOSABLE, SECOND, shadow_steps, with_shadows
+from hetcc.passes.shadows import SECOND, shadow_steps, stand_in_name, with_shadows, without_shadows
 from hetcc.passes.tag import TagMemoryPipeline
 from hetcc.plan.placement import Cluster, Cost, Placement, assignment_from_json
 from hetcc.plan.plan import Residency
@@ -134,8 +134,9 @@ def _place_and_schedule(
         steps = build_steps(tagged.graph, programs, commits, prices, cache_device)
         resident = _resident(programs, cache_device)
         if choice.caches == "shadowed":
-            steps += shadow_steps(tagged.graph, programs, steps, cache_device, table.links)
-            resident += [(cache, SECOND, "cache") for cache, device in cache_device.items() if device == LOSABLE]
+            steps += shadow_steps(tagged.graph, programs, steps, cache_device, table)
+            resident += [(cache, SECOND, "cache") for cache, device in cache_device.items()
+                         if device in table.losable]
         sizes = {value.name: value.type.size_bytes for value in tagged.graph.values.values()}
         buffers = allocate(steps, sizes, resident)
         works = _region_works(tagged.graph, clustering, placement)
@@ -170,18 +171,22 @@ def replan(phase: PlannedPhase, refused: list[tuple[str, str, str]], choice: Pla
     return replace(again, demotions=(*phase.demotions, *refused, *again.demotions))
 
 
-def stand_in_for(phase: PlannedPhase, choice: PlacementChoice, watch: Stopwatch) -> PlannedPhase:
-    """The same phase without the device that may be lost, placed as well as can be."""
-    reason = f"for when the {LOSABLE} is lost"
-    barred = [(cluster.name, LOSABLE, reason) for cluster in phase.table.problem.clusters if LOSABLE in cluster.costs]
+def stand_in_for(phase: PlannedPhase, device: str, choice: PlacementChoice, watch: Stopwatch) -> PlannedPhase:
+    """The same phase without a device that may be lost, placed as well as can be; it keeps no second copies."""
+    reason = f"for when the {device} is lost"
+    barred = [(cluster.name, device, reason) for cluster in phase.table.problem.clusters if device in cluster.costs]
     return _place_and_schedule(
-        f"{phase.name}-without-{LOSABLE}", phase.request, phase.tagged, phase.rewrites, phase.clustering,
-        keep_from(phase.table, barred), PlacementChoice(objective=choice.objective), phase.observed, watch)
+        stand_in_name(phase.name, device), phase.request, phase.tagged, phase.rewrites, phase.clustering,
+        keep_from(without_shadows(phase.table), barred), PlacementChoice(objective=choice.objective), phase.observed,
+        watch)
 
 
-def needs_stand_in(phase: PlannedPhase, choice: PlacementChoice) -> bool:
-    """Whether a loss of that device would matter to the phase, and the request shall go on."""
-    return choice.caches != "single" and any(program.device == LOSABLE for program in phase.programs)
+def replaced_devices(phase: PlannedPhase, choice: PlacementChoice) -> tuple[str, ...]:
+    """Devices that may be lost, whose loss would matter to the phase, if the request shall go on."""
+    if choice.caches == "single":
+        return ()
+    used = {program.device for program in phase.programs}
+    return tuple(device for device in phase.table.losable if device in used)
 
 
 def choose_placement(table: CostTable, choice: PlacementChoice) -> Placement:
@@ -303,9 +308,8 @@ def region_costs(table: CostTable, placement: Placement) -> dict[str, Cost]:
     for region in placement.regions:
         clusters = (problem.cluster_by_name[name] for name in region.clusters)
         costs[region.name] = sum((cluster.costs[region.device] for cluster in clusters), problem.launch[region.device])
-        if region.device == LOSABLE:
-            shadows = (table.shadowing[name] for name in region.clusters if name in table.shadowing)
-            costs[region.name] -= sum(shadows, Cost())
+        paid = (table.shadowing.get(name, {}) for name in region.clusters)
+        costs[region.name] -= sum((extra[region.device] for extra in paid if region.device in extra), Cost())
     region_of = placement.region_of
     for tensor in problem.tensors:
         home = region_of[tensor.producer]

@@ -8,6 +8,7 @@ smaller.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -18,10 +19,11 @@ from hetcc import planning
 from hetcc.backends.contract import Rejected
 from hetcc.cost_model.price import reconfiguration
 from hetcc.cost_model.profile import Device
+from hetcc.ir import Graph
 from hetcc.ir.subgraph import digest_of, interface_of, weights_of
 from hetcc.options import EmissionOptions, PlacementChoice
 from hetcc.passes.phase import PlannedPhase
-from hetcc.plan.placement import Cost
+from hetcc.plan.placement import Cost, Objective, Placement
 from hetcc.plan.plan import LaunchStep
 from hetcc.stopwatch import Stopwatch
 
@@ -29,6 +31,21 @@ if TYPE_CHECKING:
     from hetcc.backends.fpga.vendor.packing import Packing
 
 _ROUNDS = 8
+
+
+@dataclass(frozen=True)
+class KernelUse:
+    """A region that an FPGA kernel is made for."""
+
+    phase: str
+    region: str
+    program: Graph
+    digest: str
+    """Of the program; regions of equal digest are run by one kernel."""
+    values: tuple[str, ...]
+    """What it works on, in the order of ``interface_of`` and then the outputs; one name is one value in all uses."""
+    caches: tuple[str, ...]
+    """Those of them that are its caches."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +57,23 @@ class Shared:
     """By phase and region."""
 
 
+def uses_of(phases: Sequence[PlannedPhase]) -> tuple[KernelUse, ...]:
+    """The FPGA regions of planned phases."""
+    return tuple(KernelUse(phase.name, one.name, one.program, digest_of(one.program),
+                           (*interface_of(one.program), *one.program.outputs), one.program.caches)
+                 for phase in phases for one in phase.programs if one.device == "fpga")
+
+
 def kernels_of(phases: Sequence[PlannedPhase]) -> int:
     """How many different kernels a phase has at most; each is made for its part of the card."""
-    return max(max((len({digest_of(program.program) for program in phase.programs if program.device == "fpga"})
-                    for phase in phases), default=1), 1)
+    return _at_once(uses_of(phases))
+
+
+def _at_once(uses: Sequence[KernelUse]) -> int:
+    made: dict[str, set[str]] = {}
+    for use in uses:
+        made.setdefault(use.phase, set()).add(use.digest)
+    return max(map(len, made.values()), default=1)
 
 
 def alone_on_chip(phases: Sequence[PlannedPhase]) -> frozenset[str]:
@@ -52,45 +82,57 @@ def alone_on_chip(phases: Sequence[PlannedPhase]) -> frozenset[str]:
     Each serves one region, and no other FPGA program works on its caches: a kernel that several layers use would read
     its table anew in every run, and what another kernel appends would not be on its chip.
     """
-    programs = [program.program for phase in phases for program in phase.programs if program.device == "fpga"]
-    digests = [digest_of(one) for one in programs]
-    caches = [name for one in programs for name in one.caches]
-    return frozenset(digest for digest, one in zip(digests, programs, strict=True) if digests.count(digest) == 1
-                     and all(caches.count(name) == 1 for name in one.caches))
+    return _alone(uses_of(phases))
+
+
+def _alone(uses: Sequence[KernelUse]) -> frozenset[str]:
+    digests, caches = Counter(use.digest for use in uses), Counter(name for use in uses for name in use.caches)
+    return frozenset(use.digest for use in uses
+                     if digests[use.digest] == 1 and all(caches[name] == 1 for name in use.caches))
 
 
 def shared(phases: Sequence[PlannedPhase], options: EmissionOptions,
            constants: Mapping[str, numpy.ndarray]) -> Shared | None:
     """The packing of the kernels that will be emitted; None without any."""
+    order = {phase.name: [step.region for step in phase.steps if isinstance(step, LaunchStep)] for phase in phases}
+    return packed(uses_of(phases), order, options, constants)
+
+
+def packed(uses: Sequence[KernelUse], order: Mapping[str, Sequence[str]], options: EmissionOptions,
+           constants: Mapping[str, numpy.ndarray]) -> Shared | None:
+    """The packing of the kernels of regions; None where no kernel can be made.
+
+    Args:
+        uses: all FPGA regions of a plan.
+        order: by phase, its regions as a step launches them, those of other devices too or not.
+        options: the numeric policy.
+        constants: contents of constants, where known.
+    """
     from hetcc.backends.fpga.emit import kernel_name, stages_of
     from hetcc.backends.fpga.formats import EXACT
     from hetcc.backends.fpga.vendor.packing import demand_of, pack
 
     kernel_of: dict[tuple[str, str], str] = {}
-    made, uses, named = {}, dict[str, list[Sequence[str]]](), {}
-    count, alone = kernels_of(phases), alone_on_chip(phases)
-    for phase in phases:
-        for program in phase.programs:
-            if program.device != "fpga":
-                continue
-            digest = digest_of(program.program)
-            if digest not in made:
-                numbers = {name: constants[name] for name in weights_of(program.program) if name in constants}
-                on_chip = digest in alone
-                graph = stages_of(program.program, numbers, options.policy, count, on_chip=on_chip)
-                if isinstance(graph, Rejected):
-                    graph = stages_of(program.program, numbers, EXACT, count, on_chip=on_chip)
-                made[digest] = graph
-            graph = made[digest]
-            if not isinstance(graph, Rejected):
-                name = kernel_of[phase.name, program.name] = kernel_name(graph)
-                named[name] = graph
-                uses.setdefault(name, []).append((*interface_of(program.program), *program.program.outputs))
+    made, bound, named = {}, dict[str, list[Sequence[str]]](), {}
+    count, alone = _at_once(uses), _alone(uses)
+    for use in uses:
+        if use.digest not in made:
+            numbers = {name: constants[name] for name in weights_of(use.program) if name in constants}
+            on_chip = use.digest in alone
+            graph = stages_of(use.program, numbers, options.policy, count, on_chip=on_chip)
+            if isinstance(graph, Rejected):
+                graph = stages_of(use.program, numbers, EXACT, count, on_chip=on_chip)
+            made[use.digest] = None if isinstance(graph, Rejected) else (kernel_name(graph), graph)
+        found = made[use.digest]
+        if found is not None:
+            name = kernel_of[use.phase, use.region] = found[0]
+            named[name] = found[1]
+            bound.setdefault(name, []).append(use.values)
     if not named:
         return None
-    sequences = {phase.name: [kernel_of[phase.name, step.region] for step in phase.steps if isinstance(step, LaunchStep)
-                              and (phase.name, step.region) in kernel_of] for phase in phases}
-    return Shared(pack([demand_of(name, named[name], uses[name]) for name in sorted(named)], sequences), kernel_of)
+    sequences = {phase: [kernel_of[phase, region] for region in regions if (phase, region) in kernel_of]
+                 for phase, regions in order.items()}
+    return Shared(pack([demand_of(name, named[name], bound[name]) for name in sorted(named)], sequences), kernel_of)
 
 
 def settle(phases: tuple[PlannedPhase, ...], choices: Mapping[str, PlacementChoice], options: EmissionOptions,
@@ -100,7 +142,7 @@ def settle(phases: tuple[PlannedPhase, ...], choices: Mapping[str, PlacementChoi
     for _ in range(_ROUNDS):
         loading = next((phase for phase in phases if phase.placement.reconfiguration.time_s
                         and not choices[phase.name].forced and choices[phase.name].file is None), None)
-        refused = _strangers(loading, found, card) if loading is not None and found is not None else []
+        refused = _strangers_of(loading, found, card) if loading is not None and found is not None else []
         if loading is None or not refused:
             break
         again = planning.replan(loading, refused, choices[loading.name], watch)
@@ -119,15 +161,19 @@ def settle(phases: tuple[PlannedPhase, ...], choices: Mapping[str, PlacementChoi
 
 def with_loads(phase: PlannedPhase, loads: int, card: Device) -> PlannedPhase:
     """The phase with the price of so many loads per step in its cost and objective."""
+    placement = loaded(phase.placement, phase.table.problem.objective, loads, card)
+    return phase if placement is phase.placement else replace(phase, placement=placement)
+
+
+def loaded(placement: Placement, objective: Objective, loads: int, card: Device) -> Placement:
+    """The placement with the price of so many loads per step in its cost and objective."""
     load = reconfiguration(card)
-    placement, spent = phase.placement, Cost(load.time_s, load.energy_j).scaled(loads)
+    spent = Cost(load.time_s, load.energy_j).scaled(loads)
     if spent == placement.reconfiguration:
-        return phase
-    problem = phase.table.problem
+        return placement
     before = placement.cost - placement.reconfiguration
-    rest = placement.objective - problem.objective.value(placement.reconfiguration)
-    return replace(phase, placement=replace(placement, cost=before + spent, reconfiguration=spent,
-                                            objective=rest + problem.objective.value(spent)))
+    rest = placement.objective - objective.value(placement.reconfiguration)
+    return replace(placement, cost=before + spent, reconfiguration=spent, objective=rest + objective.value(spent))
 
 
 def _priced(phases: tuple[PlannedPhase, ...], options: EmissionOptions, constants: Mapping[str, numpy.ndarray],
@@ -141,19 +187,33 @@ def _total(phases: Sequence[PlannedPhase]) -> float:
     return sum(phase.placement.objective for phase in phases)
 
 
-def _strangers(phase: PlannedPhase, found: Shared, card: Device) -> list[tuple[str, str, str]]:
-    """(cluster, device, reason) for what shares no xclbin with the kernels that take most of the phase's time."""
+def _strangers_of(phase: PlannedPhase, found: Shared, card: Device) -> list[tuple[str, str, str]]:
+    times = {step.region: step.predicted_time_s for step in phase.steps if isinstance(step, LaunchStep)}
+    return strangers(phase.name, phase.placement, times, found, card)
+
+
+def strangers(phase: str, placement: Placement, time_s: Mapping[str, float], found: Shared,
+              card: Device) -> list[tuple[str, str, str]]:
+    """(cluster, device, reason) for what shares no xclbin with the kernels that take most of a phase's time.
+
+    Args:
+        phase: its name.
+        placement: of the phase.
+        time_s: predicted time of each region.
+        found: the packing.
+        card: the FPGA.
+    """
     pack_of = {placed.demand.kernel: one.name for one in found.packing.packs for placed in one.kernels}
-    home = {region: pack_of[kernel] for (name, region), kernel in found.kernel_of.items() if name == phase.name}
+    home = {region: pack_of[kernel] for (name, region), kernel in found.kernel_of.items() if name == phase}
     spent: dict[str, float] = {}
-    for step in phase.steps:
-        if isinstance(step, LaunchStep) and step.region in home:
-            spent[home[step.region]] = spent.get(home[step.region], 0.0) + step.predicted_time_s
+    for region, at in home.items():
+        spent[at] = spent.get(at, 0.0) + time_s[region]
     most = max(sorted(spent), key=lambda name: spent[name])
     load_s = reconfiguration(card).time_s
     reason = f"its kernel shares no xclbin with the others, and loading one takes {load_s:.3g} s (assumed)"
-    return [(cluster, "fpga", reason) for region in phase.placement.regions
+    return [(cluster, "fpga", reason) for region in placement.regions
             if home.get(region.name, most) != most for cluster in region.clusters]
 
 
-__all__ = ["Shared", "alone_on_chip", "kernels_of", "settle", "shared", "with_loads"]
+__all__ = ["KernelUse", "Shared", "alone_on_chip", "kernels_of", "loaded", "packed", "settle", "shared", "strangers",
+           "with_loads"]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from hetcc.backends.contract import Rejected, Support
+from hetcc.backends.contract import EXACT, Rejected, Support
 from hetcc.cost_model.device import Device
 from hetcc.cost_model.fpga import on_chip_budget
 from hetcc.cost_model.price import Price, WorkItem, price, region_launch
@@ -37,10 +37,18 @@ class DeviceSet:
     """Set of links by name."""
     by_doorbell: bool = False
     """Whether streaming kernels run all the time and are told to look, rather than started."""
+    policy: str = EXACT
+    """Numeric policy of streaming kernels; which products it changes is for the back ends to say."""
 
     def launch(self, device: str) -> Price:
         """The price of launching one region on ``device``."""
         return region_launch(self.profiles[device], self.baseline_of(device), by_doorbell=self.by_doorbell)
+
+    @property
+    def losable(self) -> tuple[str, ...]:
+        """Devices that a request may outlive: their drivers say when they fail, and the first device is still there."""
+        return tuple(name for name in (*self.profiles,)[1:]
+                     if name in self.supports and self.supports[name].fault_code)
 
     def baseline_of(self, device: str) -> str | None:
         """The baseline to price ``device`` with; None means its own default."""
@@ -70,9 +78,11 @@ class CostTable:
     facts: ClusterFacts
     links: str = PUBLISHED
     """Set of links the transfers were priced with."""
-    shadowing: Mapping[str, Cost] = field(default_factory=dict)
-    """By cluster: what second copies of the caches it changes cost on the device that may be lost. It is in the prices
-    of ``problem``, and is no part of running the cluster."""
+    losable: tuple[str, ...] = ()
+    """Devices that a request may outlive, see :class:`DeviceSet`."""
+    shadowing: Mapping[str, Mapping[str, Cost]] = field(default_factory=dict)
+    """By cluster and device that may be lost: what second copies of the caches it changes cost there. It is in the
+    prices of ``problem``, and is no part of running the cluster."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "estimates", MappingProxyType(dict(self.estimates)))
@@ -106,13 +116,14 @@ def estimate(graph: Graph, clustering: Clustering, devices: DeviceSet, objective
     problem = PlacementProblem(graph.name, names, clusters, tensors, launch, capacities, objective)
     facts = ClusterFacts({name: found.group.stage for name, found in estimates.items() if found.group.stage},
                          {name: found.work.intensity for name, found in estimates.items()})
-    return CostTable(estimates, problem, facts, devices.links)
+    return CostTable(estimates, problem, facts, devices.links, devices.losable)
 
 
 def count_work(graph: Graph, clustering: Clustering, devices: DeviceSet) -> dict[str, tuple[WorkItem, ...]]:
     """The work of every cluster, with what caches may still hold and what a streaming device may keep on chip."""
     groups = clustering.groups
-    marked = mark_recent(graph, [group.nodes for group in groups], [works_of(group.nodes, graph) for group in groups])
+    marked = mark_recent(graph, [group.nodes for group in groups], [work_under(group, graph, devices)
+                                                                    for group in groups])
     counted = {group.name: items for group, items in zip(groups, marked, strict=True)}
     scans = [(group.name, scanned_bytes(graph.values, counted[group.name])) for group in groups
              if group.stage is Stage.RELEVANCY]
@@ -120,6 +131,14 @@ def count_work(graph: Graph, clustering: Clustering, devices: DeviceSet) -> dict
         for name, resident in keep_indices(scans, budget).items():
             counted[name] = with_resident(counted[name], resident)
     return counted
+
+
+def work_under(group: NodeGroup, graph: Graph, devices: DeviceSet) -> tuple[WorkItem, ...]:
+    """The work of a cluster, with what streaming devices multiply in under the numeric policy."""
+    supports = [devices.supports[name] for name, profile in devices.profiles.items() if profile.streaming is not None]
+    found = ((node.name, support.factor_type(graph, node, devices.policy))
+             for support in supports for node in group.nodes)
+    return works_of(group.nodes, graph, {name: factors for name, factors in found if factors is not None})
 
 
 def keep_indices(scans: Iterable[tuple[str, int]], budget: tuple[int, int]) -> dict[str, tuple[int, int]]:
@@ -173,8 +192,8 @@ class PriceList:
 
     def of(self, items: tuple[WorkItem, ...], device: str) -> Price:
         """The price of a cluster on a device."""
-        key = (device, *((work, work.product, work.selected, work.recent, work.resident, operator_class, dtype)
-                         for work, operator_class, dtype in items))
+        key = (device, *((work, work.product, work.selected, work.recent, work.resident, work.factors, operator_class,
+                          dtype) for work, operator_class, dtype in items))
         found = self.known.get(key)
         if found is None:
             found = price(items, self.devices.profiles[device], self.devices.baseline_of(device))
@@ -297,4 +316,4 @@ def weight_devices(regions: Mapping[str, Graph], device_of_region: Mapping[str, 
 
 
 __all__ = ["HOST", "ClusterEstimate", "CostTable", "DeviceSet", "PriceList", "cache_devices", "count_work", "estimate",
-           "index_budgets", "keep_indices", "scanned_bytes", "weight_devices", "with_resident"]
+           "index_budgets", "keep_indices", "scanned_bytes", "weight_devices", "with_resident", "work_under"]

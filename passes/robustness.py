@@ -31,7 +31,6 @@ from hetcc.passes.place.optimal import Optimal
 from hetcc.passes.place.regions import group_clusters
 from hetcc.passes.place.table import PriceTable, objective_of, table_of
 from hetcc.passes.savings import Crossing, find_savings
-from hetcc.passes.shadows import LOSABLE
 from hetcc.passes.uncertain import Path, link_title, quantities, with_values
 from hetcc.plan.placement import Cluster, Cost, Placement, PlacementProblem, Tensor
 
@@ -346,7 +345,7 @@ class _Judge:
                         numpy.zeros((*base.launch.shape, points)))
         for place, cluster in enumerate(self.clusters):
             for device, cost in costs.get(cluster.name, {}).items():
-                extra = self.table.shadowing.get(cluster.name) if device == LOSABLE else None
+                extra = self.table.shadowing.get(cluster.name, {}).get(device)
                 found.price[place, number[device]] = value(cost if extra is None else cost + extra)
         for place, tensor in enumerate(self.tensors):
             for (source, target), cost in transfers.get(self._paid(tensor), {}).items():

@@ -16,12 +16,16 @@ from hetcc.passes.clusters import Clustering
 from hetcc.passes.estimate import HOST, CostTable
 from hetcc.passes.schedule import RegionProgram
 from hetcc.passes.schedule.steps import PricedStep
-from hetcc.plan.placement import Cost
+from hetcc.plan.placement import Cost, PlacementProblem
 from hetcc.plan.plan import CommitStep, LaunchStep, TransferStep
 
-LOSABLE = "fpga"
-"""The device whose loss a plan can survive: everything also runs on the first one."""
 SECOND = HOST
+"""Where second copies are."""
+
+
+def stand_in_name(phase: str, device: str) -> str:
+    """What the plan of a phase without a device is called."""
+    return f"{phase}-without-{device}"
 
 
 def changed_bytes(graph: Graph) -> dict[str, int]:
@@ -32,24 +36,37 @@ def changed_bytes(graph: Graph) -> dict[str, int]:
 
 
 def with_shadows(table: CostTable, graph: Graph, clustering: Clustering) -> CostTable:
-    """The table where a cluster pays for second copies of the caches it changes, on the device that may be lost."""
+    """The table where a cluster pays for second copies of the caches it changes, on devices that may be lost."""
     cluster_of = {node.name: group.name for group in clustering.groups for node in group.nodes}
-    sizes, extra = changed_bytes(graph), dict[str, Cost]()
+    sizes, extra = changed_bytes(graph), dict[str, dict[str, Cost]]()
     for update in graph.updates:
         writer = graph.producer.get(update.value)
         if writer is None or writer.name not in cluster_of or update.cache not in sizes:
             continue
-        name = cluster_of[writer.name]
-        extra[name] = extra.get(name, Cost()) + _price(sizes[update.cache], table.links)
+        paid = extra.setdefault(cluster_of[writer.name], {})
+        for device in table.losable:
+            paid[device] = paid.get(device, Cost()) + _price(device, sizes[update.cache], table.links)
+    return replace(table, problem=_with_more(table.problem, extra), shadowing=extra)
+
+
+def without_shadows(table: CostTable) -> CostTable:
+    """The table where nobody pays for second copies."""
+    less = {name: {device: Cost() - cost for device, cost in paid.items()} for name, paid in table.shadowing.items()}
+    return replace(table, problem=_with_more(table.problem, less), shadowing={})
+
+
+def _with_more(problem: PlacementProblem, extra: Mapping[str, Mapping[str, Cost]]) -> PlacementProblem:
+    """The problem with these costs added where a cluster may be placed on the device."""
     clusters = tuple(
-        replace(one, costs={**one.costs, LOSABLE: one.costs[LOSABLE] + extra[one.name]})
-        if one.name in extra and LOSABLE in one.costs else one for one in table.problem.clusters)
-    return replace(table, problem=replace(table.problem, clusters=clusters), shadowing=extra)
+        replace(one, costs={device: cost + extra.get(one.name, {}).get(device, Cost())
+                            for device, cost in one.costs.items()})
+        if one.name in extra else one for one in problem.clusters)
+    return replace(problem, clusters=clusters)
 
 
 def shadow_steps(graph: Graph, programs: Sequence[RegionProgram], steps: Sequence[PricedStep],
-                 cache_device: Mapping[str, str], links: str) -> tuple[TransferStep, ...]:
-    """The transfers that bring second copies up to date, to be done after ``steps``."""
+                 cache_device: Mapping[str, str], table: CostTable) -> tuple[TransferStep, ...]:
+    """The transfers that bring second copies of caches on devices that may be lost up to date, after ``steps``."""
     written: dict[str, int] = {}
     updates = {program.name: [update.cache for update in program.program.updates] for program in programs}
     for position, step in enumerate(steps):
@@ -59,18 +76,19 @@ def shadow_steps(graph: Graph, programs: Sequence[RegionProgram], steps: Sequenc
             written[step.cache] = position
     found = []
     for cache, size_bytes in changed_bytes(graph).items():
-        if cache_device[cache] == LOSABLE and cache in written:
-            price = _price(size_bytes, links)
+        home = cache_device[cache]
+        if home in table.losable and cache in written:
+            price = _price(home, size_bytes, table.links)
             found.append(TransferStep(
-                value=cache, source=LOSABLE, destination=SECOND, size_bytes=size_bytes,
-                stream=f"{LOSABLE}-to-{SECOND}", waits=(written[cache],), variants=("host-staged",),
+                value=cache, source=home, destination=SECOND, size_bytes=size_bytes,
+                stream=f"{home}-to-{SECOND}", waits=(written[cache],), variants=("host-staged",),
                 predicted_time_s=price.time_s, predicted_energy_j=price.energy_j, shadow=True))
     return tuple(found)
 
 
-def _price(size_bytes: int, links: str) -> Cost:
-    copy = transfer(LOSABLE, SECOND, size_bytes, links=links)
+def _price(device: str, size_bytes: int, links: str) -> Cost:
+    copy = transfer(device, SECOND, size_bytes, links=links)
     return Cost(copy.time_s, copy.energy_j)
 
 
-__all__ = ["LOSABLE", "SECOND", "changed_bytes", "shadow_steps", "with_shadows"]
+__all__ = ["SECOND", "changed_bytes", "shadow_steps", "stand_in_name", "with_shadows", "without_shadows"]

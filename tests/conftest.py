@@ -26,6 +26,12 @@ settings.register_profile("hetcc", derandomize=True, deadline=None, print_blob=T
 settings.load_profile("hetcc")
 
 GOLDEN_FOLDER = "golden_files"
+LONG_FILES = ("null/test_determinism.py", "null/test_full_size.py", "null/test_survival.py",
+              "null/test_plans_on_host.py", "unit/test_predict.py", "null/test_dense_models.py",
+              "null/test_sparse_models.py", "property/test_fpga_functional.py", "unit/test_gpu_numbers.py",
+              "unit/test_gpu_emit.py", "unit/test_gpu_parts.py", "unit/test_gpu_compile_kernels.py",
+              "null/test_policies.py")
+"""They come first: a file of one long test that is begun last keeps one process busy and leaves the others idle."""
 MISSING_TOOL = re.compile(r"(\S+) is not (?:on PATH|installed)$")
 LIBRARIES = {"libxrt1": "xrt_coreutil"}
 """Tools that are shared libraries, by the name of their package, and what the linker calls them."""
@@ -40,6 +46,13 @@ def pytest_configure() -> None:
     """Keep every library off the network."""
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         os.environ.setdefault(name, "1")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Puts the tests of the long files first; the others stay as they are."""
+    folder = config.rootpath / "tests"
+    places = {folder / name: place for place, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 def required_tools() -> frozenset[str]:

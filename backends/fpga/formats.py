@@ -8,22 +8,23 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy
-from numpy.typing import NDArray
 
-from hetcc.backends.contract import Rejected
+from hetcc.backends.contract import EXACT, Rejected
 from hetcc.backends.fpga.stages import numbers
-from hetcc.backends.fpga.stages.functional import select
+from hetcc.backends.fpga.stages.number_format import NumberFormat
 from hetcc.backends.fpga.stages.numbers import Floats
+from hetcc.backends.fpga.stages.operations import inner_products, select
 from hetcc.backends.fpga.stages.packed import with_packed_weights
-from hetcc.backends.fpga.stages.stage_graph import InnerProduct, NumberFormat, Scan, StageGraph
+from hetcc.backends.fpga.stages.stage_graph import InnerProduct, Scan, StageGraph
 from hetcc.errors import UserError
 from hetcc.ir import DType
 
-EXACT = "exact"
 POLICIES: dict[str, NumberFormat] = {
     EXACT: NumberFormat.FP32,
     **{f"quantised:{form.value}": form for form in (NumberFormat.INT8, NumberFormat.INT16, NumberFormat.BF16)},
 }
+_ELEMENTS = {NumberFormat.FP32: DType.FLOAT32, NumberFormat.BF16: DType.BFLOAT16, NumberFormat.INT16: DType.INT16,
+             NumberFormat.INT8: DType.INT8}
 DESCRIPTIONS: dict[str, str] = {
     EXACT: "exact: binary32, nearest even, subnormals are zero, aligned pairwise sums",
     "quantised:bf16": "quantised:bf16: factors of products with the table rounded to bfloat16, binary32 sums",
@@ -41,6 +42,15 @@ def format_of(policy: str) -> NumberFormat:
     if policy not in POLICIES:
         raise UserError("HET-U001", f"no numeric policy '{policy}'", fix=f"one of {', '.join(POLICIES)}")
     return POLICIES[policy]
+
+
+def factor_type_of(policy: str) -> DType:
+    """Element type of the factors of products with a table under a policy, whatever the table's is.
+
+    Raises:
+        UserError: HET-U001, no such policy.
+    """
+    return _ELEMENTS[format_of(policy)]
 
 
 def with_policy(graph: StageGraph, policy: str) -> StageGraph | Rejected:
@@ -98,16 +108,5 @@ def accuracy(rows: Floats, vectors: Floats, form: NumberFormat, k: int) -> Accur
                     sum(shares) / len(shares))
 
 
-def inner_products(rows: Floats, vectors: Floats, form: NumberFormat) -> NDArray[numpy.float32]:
-    """``[M, N]`` inner products of columns, to the bit as the hardware gives them in a format."""
-    if form.integer_bits:
-        return numbers.integer_dots(rows, vectors, form.integer_bits)
-    if form is NumberFormat.BF16:
-        rows, vectors = (numbers.flush(numbers.round_to(part, DType.BFLOAT16)) for part in (rows, vectors))
-    scratch = (numpy.empty_like(rows), numpy.empty_like(rows))
-    careful = numbers.needs_flushing(rows) or numbers.needs_flushing(vectors)
-    return numpy.stack([numbers.dot(rows, vector, careful, scratch) for vector in vectors.T])
-
-
-__all__ = ["DESCRIPTIONS", "EXACT", "POLICIES", "Accuracy", "accuracy", "format_of", "inner_products", "policy_of",
-           "with_policy"]
+__all__ = ["DESCRIPTIONS", "EXACT", "POLICIES", "Accuracy", "accuracy", "factor_type_of", "format_of",
+           "policy_of", "with_policy"]

@@ -12,7 +12,7 @@ import numpy
 from hetcc.backends.fpga.stages.numbers import Array, storage_type
 from hetcc.backends.fpga.stages.packed import argument_of, pack
 from hetcc.backends.fpga.stages.stage_graph import Buffer, BufferRole, StageGraph
-from hetcc.backends.fpga.xrt.driver import KernelDriver
+from hetcc.backends.fpga.xrt.driver import DEFAULT_TIMEOUT_MS, KernelDriver
 from hetcc.backends.fpga.xrt.emulator import EmulatedXrt
 from hetcc.backends.fpga.xrt.xclbin import Container, unpack
 from hetcc.errors import InternalError, UserError
@@ -84,6 +84,11 @@ class StreamProgram:
     def simulated_cycles(self) -> int:
         """Cycles of all runs so far where the unit is simulated hardware; 0 elsewhere."""
         return int(getattr(getattr(self._driver.device, "unit", None), "simulated_cycles", 0))
+
+    @property
+    def was_rung(self) -> bool:
+        """Whether the emulated or simulated unit made its last run for a doorbell; false where nobody can tell."""
+        return bool(getattr(getattr(self._driver.device, "unit", None), "was_rung", False))
 
     @property
     def executed_stages(self) -> int:
@@ -168,6 +173,17 @@ class StreamProgram:
         buffer = self._graph.buffers[self._position[name]]
         raw = self._driver.read(self._position[name])
         return raw.view(_array_type(buffer)).reshape(buffer.shape)
+
+    def close(self, timeout_ms: int = DEFAULT_TIMEOUT_MS) -> None:
+        """Dismiss the kernel if it listens; its tables stay on the card, and a later run makes it listen again.
+
+        Args:
+            timeout_ms: how long to wait for it.
+
+        Raises:
+            ToolError: HET-F002, it did not end as it should.
+        """
+        self._driver.dismiss(timeout_ms)
 
     def tables(self) -> tuple[str, ...]:
         """Names of the region's caches that the kernel keeps on the card."""

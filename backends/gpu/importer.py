@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hetcc.errors import HetccError
+from hetcc.garbage import uncollected
 from hetcc.ir import Graph
 from hetcc.ir.serialize import graph_from_bytes
 
@@ -30,13 +31,17 @@ def domain_of(region: Graph) -> str:
 
 def import_aten(region: Graph) -> str:
     """MLIR text in the torch dialect of a region of the aten domain."""
-    from torch_mlir import fx, ir
-    from torch_mlir.dialects import torch as torch_dialect
-    from torch_mlir.extras.fx_importer import FxImporter
+    with uncollected():
+        import torch
+        import torch._dynamo  # fake tensors would import it, and look for garbage meanwhile
+        from torch_mlir import fx, ir
+        from torch_mlir.dialects import torch as torch_dialect
+        from torch_mlir.extras.fx_importer import FxImporter
 
-    from hetcc.aten.rebuild import trace
-    from hetcc.backends.gpu.rewrites import replacements
+        from hetcc.aten.rebuild import trace
+        from hetcc.backends.gpu.rewrites import replacements
 
+    torch.set_num_threads(1)
     module = trace(region, replacements())
     context = ir.Context()
     torch_dialect.register_dialect(context)
@@ -96,9 +101,6 @@ def main(arguments: list[str]) -> int:
     if not arguments or len(arguments) % 2:
         sys.stderr.write("usage: python -m hetcc.backends.gpu.importer IN OUT [IN OUT ...]\n")
         return 2
-    import torch
-
-    torch.set_num_threads(1)
     for source, destination in zip(arguments[::2], arguments[1::2], strict=True):
         _import_file(Path(source), Path(destination))
     return 0

@@ -25,6 +25,8 @@ Progress = Callable[[int, int, str], None]
 Modules = Mapping[str, bytes]
 """Compiled module by target."""
 _IMPORT_RULE = "torch-mlir does not import the region"
+_NODES_PER_IMPORTER = 1000
+"""Fewer are imported sooner than another child process has loaded torch, for which it needs several seconds."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,8 @@ class _Compilation:
             self._finished(job, " (refused before; --fresh tries it again)" if isinstance(found, Rejected) else "")
         if missing:
             with tempfile.TemporaryDirectory(prefix="hetcc-gpu-") as folder, ThreadPoolExecutor(self.processes) as pool:
-                for batch in pool.map(lambda dealt: self._import(dealt, Path(folder)), _dealt(missing, self.processes)):
+                hands = min(self.processes, 1 + sum(len(job.program.nodes) for job in missing) // _NODES_PER_IMPORTER)
+                for batch in pool.map(lambda dealt: self._import(dealt, Path(folder)), _dealt(missing, hands)):
                     results.update(batch)
                 ready = [job for job in missing if job.digest not in results]
                 compiled = pool.map(lambda job: self._compile(job, Path(folder)), ready)

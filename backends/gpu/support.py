@@ -57,6 +57,7 @@ class GpuSupport:
     """The planning half of the GPU back end."""
 
     name: str = "gpu"
+    fault_code: str = "HET-G002"
 
     def verdict(self, graph: Graph, node: Node) -> Verdict:
         """Whether the importer and IREE take ``node``."""
@@ -72,6 +73,11 @@ class GpuSupport:
             return rejected
         rule = _RULES.get(f"{node.operator.domain}.{node.operator.name}")
         return (rule(node, types) if rule else None) or Supported(KERNEL)
+
+    def factor_type(self, graph: Graph, node: Node, policy: str) -> DType | None:
+        """None: policies are about products with tables in the FPGA's kernels."""
+        del graph, node, policy
+        return None
 
 
 def _type_verdict(types: list[TensorType]) -> Rejected | None:

@@ -24,10 +24,11 @@ from functools import cache
 from pathlib import Path
 
 from hetcc.errors import ToolError, UserError
+from hetcc.store import text_digest
 
 IMPORT_TIMEOUT_S = 600.0
 COMPILE_TIMEOUT_S = 900.0
-_PACKAGES = ("torch", "torch-mlir", "iree-base-compiler")
+_PACKAGES = ("torch", "torch-mlir", "iree-base-compiler", "onnx")
 _SOURCES = ("importer.py", "rewrites.py", "topk.py", "onnx_selection.py")
 _REASON_CHARACTERS = 400
 
@@ -211,6 +212,7 @@ def toolchain_identity() -> str:
     origins = [str(folder / name) for name in _SOURCES] + ([rebuild.origin] if rebuild and rebuild.origin else [])
     for origin in origins:
         digest.update(Path(origin).read_bytes())
+    digest.update(text_digest("onnx").encode())
     return f"{versions},importer={digest.hexdigest()[:16]}"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hetcc.backends.contract import Rejected, Supported, Verdict
-from hetcc.ir import Graph, Node
+from hetcc.ir import DType, Graph, Node
 
 _KERNELS = {"onnx": "onnxruntime"}
 
@@ -15,6 +15,7 @@ class HostSupport:
     """The planning half of the host back end."""
 
     name: str = "host"
+    fault_code: str = ""
 
     def verdict(self, graph: Graph, node: Node) -> Verdict:
         """Supported for every operator that can be rebuilt; other torch domains are registered operators of torch."""
@@ -23,3 +24,8 @@ class HostSupport:
         if not domain.replace("_", "").isalnum():
             return Rejected("the operator's domain cannot be rebuilt", "aten, onnx, a torch library", domain)
         return Supported(_KERNELS.get(domain, "torch"))
+
+    def factor_type(self, graph: Graph, node: Node, policy: str) -> DType | None:
+        """None: policies are about products with tables in the FPGA's kernels."""
+        del graph, node, policy
+        return None

@@ -2,8 +2,8 @@
 
     python benchmarks/fpga/cycles_sweep.py [--from N]
 
-For every case the hardware is what the compiler chooses, or where a width is given, that. Sixteen runs from ap_start,
-then sixteen by doorbell, so that they meet refreshes of the memory at different moments; the table has means, and the
+For every case the hardware is what the compiler chooses, or where a width is given, that. Many runs from ap_start, then
+as many by doorbell, so that they meet refreshes of the memory at different moments; the table has means, and the
 fastest and slowest.
 """
 
@@ -28,7 +28,7 @@ from hetcc.backends.fpga.stages import numbers
 from hetcc.backends.fpga.stages.stage_graph import BufferRole, Parallelism, StageGraph
 from hetcc.ir import Graph
 
-RUNS = 16
+RUNS = 128
 CASES: list[tuple[str, Callable[[], Graph], Parallelism | None]] = [
     ("one head, 900 rows of 16, k = 7", lambda: sample.single_scan(16, 900, 7), None),
     ("one head, 3,000 rows of 32, k = 20", lambda: sample.single_scan(32, 3000, 20), Parallelism(1, 2, 10)),

@@ -9,7 +9,7 @@ import numpy
 from numpy.typing import NDArray
 
 from hetcc.backends.fpga.formats import accuracy
-from hetcc.backends.fpga.stages.stage_graph import NumberFormat
+from hetcc.backends.fpga.stages.number_format import NumberFormat
 
 ROWS, DEPTH, QUERIES, K = 131_072, 128, 4, 2048
 

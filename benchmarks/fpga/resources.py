@@ -18,7 +18,10 @@ from typing import Any
 from hetcc.backends.fpga.costs.unit_resources import NAMES, Resources
 
 FITTED: tuple[tuple[Any, ...], ...] = (
-    ("multiply", 32), ("multiply", 16), ("add",), ("dots", 8, 16, 1), ("dots", 16, 16, 1), ("dots", 8, 8, 2),
+    ("multiply",), ("add",), ("factors", 1, 32), ("factors", 1, 16),
+    ("block", 1, 32), ("block", 2, 32), ("block", 4, 32), ("block", 8, 32), ("block", 16, 32), ("block", 2, 16),
+    ("block", 4, 16), ("block", 8, 16), ("block", 16, 16), ("block", 64, 16),
+    ("dots", 8, 16, 1), ("dots", 16, 16, 1), ("dots", 8, 8, 2),
     ("quantise", 8, 16), ("quantise", 16, 16), ("quantise", 8, 8), ("float", 38, 16), ("float", 22, 8), ("sort", 2),
     ("sort", 4), ("merge", 1, 8), ("merge", 4, 16), ("merge", 1, 64), ("merge", 4, 64), ("keep", 4, 16),
     ("reader", 512, 64), ("reader", 64, 16), ("writer",), ("combiner", 4), ("combiner", 8), ("unpacker", 4),
@@ -36,6 +39,7 @@ SEEN: tuple[tuple[Any, ...], ...] = (
 HELD_OUT: tuple[tuple[Any, ...], ...] = (
     ("dots", 32, 16, 1), ("dots", 32, 8, 1), ("float", 30, 8), ("control", 12), ("assembler", 64, 8),
     ("reader", 128, 32), ("quantise", 12, 8), ("merge", 2, 32), ("keep", 2, 256), ("merge", 4, 128), ("dots", 24, 8, 2),
+    ("block", 3, 32), ("block", 6, 32), ("block", 12, 32), ("block", 48, 16), ("block", 5, 16), ("factors", 8, 32),
     ("quantise", 48, 16), ("reader", 1024, 64), ("merge", 16, 128), ("keep", 16, 128),
 )
 """Synthesised after the forms were written."""
@@ -46,7 +50,9 @@ def unit_of(name: str, *sizes: int) -> tuple[Any, tuple[Any, ...]]:
     from hetcc.backends.fpga.rtl.control import AxiLiteControl
     from hetcc.backends.fpga.rtl.memory.axi import BurstReader, WordWriter, WriteCombiner
     from hetcc.backends.fpga.rtl.memory.axi_streams import OFFSET_BITS, Assembler, Unpacker
+    from hetcc.backends.fpga.rtl.units.blocks import BlockDot, Factors
     from hetcc.backends.fpga.rtl.units.fp32 import Adder, Multiplier
+    from hetcc.backends.fpga.rtl.units.library import Library
     from hetcc.backends.fpga.rtl.units.merge import RowSorter, RunMerger
     from hetcc.backends.fpga.rtl.units.products import IntegerDots
     from hetcc.backends.fpga.rtl.units.quantise import IntegerToFloat, VectorQuantiser
@@ -56,6 +62,8 @@ def unit_of(name: str, *sizes: int) -> tuple[Any, tuple[Any, ...]]:
     assembler = ("valid", "ready", "data", "beat_valid", "beat_ready", "beat_data")
     makers: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
         "multiply": (Multiplier, ("a", "b", "result")),
+        "factors": (Factors, ("row", "factors")),
+        "block": (lambda count, bits: BlockDot(Library(False), count, bits), ("row", "stationary", "result")),
         "add": (Adder, ("a", "b", "result")),
         "dots": (IntegerDots, ("row", "stationary", "total")),
         "quantise": (VectorQuantiser, ("row", "result", "exponent")),
@@ -85,7 +93,8 @@ def form_of(name: str, *sizes: int) -> Resources:
     from hetcc.backends.fpga.costs import unit_resources as forms
 
     makers: dict[str, Callable[..., Resources]] = {
-        "multiply": lambda bits: forms.MULTIPLY_FP32 if bits == 32 else forms.MULTIPLY_BF16,
+        "multiply": lambda: forms.MULTIPLY_FP32, "block": forms.block_dot,
+        "factors": lambda depth, bits: forms.factor(bits).times(depth),
         "add": lambda: forms.ADD_FP32, "writer": lambda: forms.WORD_WRITER, "dots": forms.integer_dots,
         "quantise": forms.quantiser, "float": lambda width, _: forms.integer_to_float(width),
         "sort": forms.row_sorter, "merge": forms.run_merger,

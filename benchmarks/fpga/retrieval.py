@@ -40,7 +40,9 @@ LARGE = {
 RUNS = 16
 """Of each kernel, on other numbers."""
 SMALL = {
-    "threshold, 4,096 rows of 32, capacity 64": lambda: sample_retrieval.threshold_scan(32, 4096, 64),
+    "threshold, 4,096 rows of 32, capacity 64, list full early": lambda: sample_retrieval.threshold_scan(32, 4096, 64),
+    "threshold, 4,096 rows of 32, capacity 64, nothing passes":
+        lambda: sample_retrieval.threshold_scan(32, 4096, 64, 1e9),
     "forward index, 1,000 rows of 32 entries, 4,096 words, k = 16":
         lambda: sample_retrieval.entry_scan(32, 1000, 4096, 16),
     "page bounds in two tables, 500 pages of 64, k = 16": lambda: sample_retrieval.bounds_scan(64, 500, 16),

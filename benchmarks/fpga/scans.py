@@ -69,6 +69,8 @@ CASES = {
     "16 heads int16, 2048 multipliers": Case(lambda rows: sample.weighted_scan(1, 1, 16, 128, rows, 64),
                                              "quantised:int16", FEWER),
     "16 heads": Case(lambda rows: sample.weighted_scan(1, 1, 16, 128, rows, 64), share=0.25),
+    "16 heads bf16": Case(lambda rows: sample.weighted_scan(1, 1, 16, 128, rows, 64), "quantised:bf16"),
+    "64 heads bf16": Case(lambda rows: sample.weighted_scan(1, 1, 64, 128, rows, 64), "quantised:bf16"),
     "64 heads int16": Case(lambda rows: sample.weighted_scan(1, 1, 64, 128, rows, 64), "quantised:int16", share=0.25),
     "64 heads": Case(lambda rows: sample.weighted_scan(1, 1, 64, 128, rows, 64), share=0.25),
 }

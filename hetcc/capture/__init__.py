@@ -9,6 +9,7 @@ from typing import Any
 from hetcc.capture.model import CapturedModel, CaptureRequest, Phase, WeightReference, source_file
 from hetcc.capture.remembered import CaptureMemory, Remembered
 from hetcc.errors import UserError
+from hetcc.garbage import uncollected
 from hetcc.ir import Graph
 from hetcc.store import Store
 
@@ -59,15 +60,16 @@ def _capture_hugging_face(request: CaptureRequest, progress: Progress, store: St
         progress("the graphs were captured before and are read from the cache")
         if not request.weights:
             return CapturedModel(request, known.graphs, description=known.description)
-    _quiet_transformers()
-    import torch
-    import transformers
+    with uncollected():  # loads the libraries and the model's own code
+        _quiet_transformers()
+        import torch
+        import transformers
 
-    from hetcc.capture.source import resolve
-    from hetcc.capture.weights import BoundWeights, bind_weights, check_weights
+        from hetcc.capture.source import resolve
+        from hetcc.capture.weights import BoundWeights, bind_weights, check_weights
 
-    progress("reading the configuration")
-    source = resolve(request)
+        progress("reading the configuration")
+        source = resolve(request)
     check_weights(request, source)
     if known is None:
         phases = request.phases or ((Phase.DECODE,) if source.is_decoder else (Phase.ENCODE,))

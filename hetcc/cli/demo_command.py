@@ -165,7 +165,7 @@ def _show_plan(made: _Made) -> None:
 
 
 def _verify(made: _Made) -> list[Verification]:
-    with progress_shown() as progress:
+    with made.bundle, progress_shown() as progress:
         def prefixed(message: str) -> None:
             progress(f"plan ({made.name}), {message}")
 
@@ -210,7 +210,8 @@ def _show_tokens(made: Sequence[_Made]) -> None:
 
 def _generate(made: _Made, progress: Progress) -> list[int]:
     progress(f"plan ({made.name}), generate")
-    return made.bundle.generate(_PROMPT, _TOKENS)
+    with made.bundle:
+        return made.bundle.generate(_PROMPT, _TOKENS)
 
 
 def _spell(ids: Sequence[int]) -> str:

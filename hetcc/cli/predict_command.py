@@ -13,7 +13,7 @@ from hetcc.cli import compile_command as shared
 from hetcc.cli.output import print_json, print_result, progress_shown
 from hetcc.errors import UserError
 from hetcc.ir import DType
-from hetcc.options import ROBUSTNESS_DRAWS, CompileOptions, PlacementChoice
+from hetcc.options import ROBUSTNESS_DRAWS, CompileOptions, EmissionOptions, PlacementChoice
 from hetcc.plan.problem import Objective
 from hetcc.units import format_bytes, format_count, format_energy, format_time
 
@@ -51,7 +51,7 @@ def predict(  # the signature is the command's interface: one line per option
     baseline: shared.Baseline = "tuned", link: shared.Link = "published", time_weight: shared.TimeWeight = 1.0,
     energy_weight: shared.EnergyWeight = 0.0, partitioner: shared.Partitioner = "optimal",
     place: shared.Places = None, no_rewrite: shared.NoRewrites = None, draws: shared.Draws = ROBUSTNESS_DRAWS,
-    fresh: Fresh = False, listed: Listed = False, as_json: shared.AsJson = False,
+    policy: shared.Policy = "exact", fresh: Fresh = False, listed: Listed = False, as_json: shared.AsJson = False,
 ) -> None:
     """Predict latency, speed-up, energy and placement with their ranges, at one size or many."""
     if listed:
@@ -66,11 +66,11 @@ def predict(  # the signature is the command's interface: one line per option
                              DType(dtype), pairs)
     options = CompileOptions(request, gpu, fpga, baseline=baseline, links=link, choice=PlacementChoice(
         partitioner, forced, None, Objective(time_weight, energy_weight)), without_rewrites=tuple(no_rewrite or ()),
-        fresh=fresh)
+        emission=EmissionOptions(policy=policy), fresh=fresh)
     found = _predict(options, batches, contexts, draws)
     if as_json:
         print_json({"kind": "predicted", "model": model, "gpu": gpu, "fpga": fpga, "baseline": baseline, "link": link,
-                    "dtype": dtype, "predictions": [one.to_json() for one in found]})
+                    "dtype": dtype, "policy": policy, "predictions": [one.to_json() for one in found]})
     else:
         print_result(prediction_text(found[0], options) if len(found) == 1 else table_text(found, options))
 
@@ -135,6 +135,9 @@ def prediction_text(found: Prediction, options: CompileOptions) -> str:
         ("placement", stages + moved),
         ("memory", "fits" if found.fits else "DOES NOT FIT"),
     ]
+    if found.placement.reconfiguration.time_s:
+        loads = format_time(found.placement.reconfiguration.time_s)
+        pairs.insert(2, ("loading xclbins", f"{loads} of the step (assumed): not all kernels share one"))
     if found.robustness is not None:
         pairs += robustness_lines(asdict(found.robustness))
     return f"{found.phase}, batch {found.batch}, context {found.context}, predicted\n" + label_lines(pairs)
@@ -163,10 +166,11 @@ def table_text(found: Sequence[Prediction], options: CompileOptions) -> str:
 
 
 def _where(one: Prediction) -> str:
-    """Stages on the FPGA, with their share if it is not all."""
+    """Stages on the FPGA, with their share if it is not all, and whether kernels are loaded in every step."""
     found = [stage if shares["fpga"] == 1 else f"{stage} {shares['fpga']:.0%}"
              for stage, shares in one.stages.items() if shares.get("fpga")]
-    return ", ".join(found) or "-"
+    loads = one.placement.reconfiguration.time_s
+    return (", ".join(found) or "-") + (f"; loading {format_time(loads)}" if loads else "")
 
 
 def _ranged_time(time: Figure) -> str:

@@ -76,7 +76,7 @@ def run(
     phases = tuple(phase) if phase else opened.phases
     for name in phases:
         opened.plan.phase(name)
-    with progress_shown() as progress:
+    with opened, progress_shown() as progress:
         if verify:
             results = verify_phases(opened, phases, progress, seed=seed, history=history, steps=steps or 3)
         else:
@@ -164,6 +164,7 @@ def _run_phase(bundle: Bundle, phase: str, seed: int, steps: int, progress: Prog
                     for name, array in trace.outputs.items()},
         "engines": {record.device: record.engine for record in trace.records if record.engine},
         "measured_time_s": trace.measured_time_s, "simulated_cycles": trace.simulated_cycles,
+        "doorbell_cycles": trace.doorbell_cycles,
     }
 
 
@@ -178,7 +179,8 @@ def _run_text(document: dict[str, Any], emulated: str) -> str:
                  ("bytes moved on", shares_text(found["coverage"]["bytes"]))]
         rows += [(f"{device} is", engine) for device, engine in found["engines"].items()]
         if found["simulated_cycles"]:
-            rows.append(("simulated FPGA cycles", f"{found['simulated_cycles']} (last step)"))
+            rung = f", of them {found['doorbell_cycles']} from doorbells to answers" if found["doorbell_cycles"] else ""
+            rows.append(("simulated FPGA cycles", f"{found['simulated_cycles']} (last step){rung}"))
         rows += [("problem", problem) for problem in found["coverage"]["problems"]]
         blocks.append(f"{phase}: {found['steps']} step{'s' if found['steps'] > 1 else ''}\n" + label_lines(rows))
     return "\n\n".join([*blocks, emulated])
@@ -201,7 +203,7 @@ def generate(
 
     prompt = _prompt_ids(ids, ids_file)
     opened = api.load(bundle, Engines(gpu, faults=_faults(fault)))
-    with progress_shown() as progress:
+    with opened, progress_shown() as progress:
         progress("loading the programs")
         generated = opened.generate(prompt, tokens, progress)
         reference = _reference_tokens(opened, prompt, tokens, progress) if check else None

@@ -32,6 +32,9 @@ class DeviceSpec(_Record):
     profile: str = Field(description="name of the device profile, such as mi210")
     capacity_bytes: int = Field(description="memory of the device; 0 for the host, which is not limited")
     idle_w: float = Field(default=0.0, ge=0.0, description="power at rest, paid for as long as a step takes")
+    fault_code: str = Field(default="", description="error code by which its driver says that it failed; empty: none")
+    may_be_lost: bool = Field(
+        default=False, description="a request can outlive it where the plan keeps caches shadowed or recomputable")
 
 
 Policy = Literal["exact", "quantised:int8", "quantised:int16", "quantised:bf16"]
@@ -194,7 +197,8 @@ class PhasePlan(_Record):
     memory_bytes: dict[str, int]
     prediction: Prediction
     partition: PartitionSpec
-    survival: SurvivalSpec | None = Field(default=None, description="absent: a lost device ends the request")
+    survival: tuple[SurvivalSpec, ...] = Field(
+        default=(), description="by device that may be lost; the loss of any other ends the request")
 
 
 class Plan(_Record):
@@ -223,10 +227,10 @@ class Plan(_Record):
         raise UserError("HET-B005", f"the bundle has no phase '{name}'",
                         fix=f"it has {', '.join(phase.phase for phase in self.phases)}; compile with --phase {name}")
 
-    def stand_in(self, phase: PhasePlan) -> PhasePlan | None:
-        """The plan that goes on in place of a phase, if there is one."""
-        wanted = phase.survival.variant if phase.survival is not None else None
-        return next((one for one in self.stand_ins if one.phase == wanted), None)
+    def stand_ins_of(self, phase: PhasePlan) -> dict[str, PhasePlan]:
+        """By lost device, the plan that goes on in place of a phase."""
+        named = {one.phase: one for one in self.stand_ins}
+        return {spec.device: named[spec.variant] for spec in phase.survival}
 
     @property
     def is_executable(self) -> bool:

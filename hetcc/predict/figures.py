@@ -13,16 +13,18 @@ from hetcc.capture.short import ShortCapture
 from hetcc.copies import in_copies
 from hetcc.garbage import uncollected
 from hetcc.ir import Stage
-from hetcc.options import CompileOptions, PlacementChoice
+from hetcc.options import CompileOptions
 from hetcc.passes.estimate import CostTable, DeviceSet
 from hetcc.passes.place import finish, load_placer
 from hetcc.passes.place.score import bytes_moved, memory_use
 from hetcc.passes.robustness import Robustness, robustness
 from hetcc.plan.placement import Placement
+from hetcc.predict.loads import counted, kept_apart
 from hetcc.predict.ranges import Figure, Terms, figure, ratio, terms_of
-from hetcc.predict.refusals import refused_clusters
+from hetcc.predict.refusals import refused_clusters, region_programs
 from hetcc.predict.sizing import SizedModel, Sizes
 from hetcc.predict.whole import WholeModel
+from hetcc.sharing import Shared
 from hetcc.store import Store
 
 _OUTSIDE = "outside"
@@ -68,6 +70,7 @@ class Prediction:
             "energy_j": self.energy_j.to_json(), "gpu_only_energy_j": self.gpu_only_energy_j.to_json(),
             "energy_ratio": self.energy_ratio.to_json(), "stages": self.stages, "link_bytes": self.link_bytes,
             "regions": dict(Counter(region.device for region in self.placement.regions)), "fits": self.fits,
+            "reconfiguration_s": self.placement.reconfiguration.time_s,
             "partition": {"partitioner": self.placement.partitioner, "objective": self.placement.objective,
                           "lower_bound": self.placement.lower_bound, "gap": self.placement.gap},
             "robustness": None if sure is None else {
@@ -117,7 +120,7 @@ def _predict_all(sizes: Sizes, options: CompileOptions, devices: DeviceSet, rang
         structure = tuple(node.name for node in model.tagged.graph.nodes)
         if structure not in whole:
             whole[structure] = WholeModel(model, devices, options.choice.objective)
-        return _predict(model, whole[structure], devices, options.choice, pairs[place], samples)
+        return _predict(model, whole[structure], devices, options, pairs[place], samples)
 
     found = []
     progress(f"pricing: {len(pairs)} sizes")
@@ -127,16 +130,17 @@ def _predict_all(sizes: Sizes, options: CompileOptions, devices: DeviceSet, rang
     return found
 
 
-def _predict(model: SizedModel, whole: WholeModel, devices: DeviceSet, choice: PlacementChoice, size: tuple[int, int],
+def _predict(model: SizedModel, whole: WholeModel, devices: DeviceSet, options: CompileOptions, size: tuple[int, int],
              samples: int) -> Prediction:
-    table, placement, gpu_only = _place(model, whole, choice)
+    placed = _place(model, whole, devices, options)
+    table, placement, gpu_only = placed.table, placed.placement, placed.gpu_only
     planning.check_amdahl(table, placement, gpu_only)
     alone = terms_of(table, gpu_only, gpu_only, devices)
     same = (placement.device_of, placement.regions) == (gpu_only.device_of, gpu_only.regions)
     terms = alone if same else terms_of(table, placement, gpu_only, devices)
     use = memory_use(table.problem, placement.device_of)
     fits = all(use[device] <= limit for device, limit in table.problem.capacities_bytes.items())
-    sure = robustness(table, placement, devices, samples) if samples and not choice.forced else None
+    sure = robustness(table, placement, devices, samples) if samples and not options.choice.forced else None
     return Prediction(
         *size, model.phase, model.captured, placement, gpu_only,
         latency_s=figure(lambda at: at(terms.time_s), terms.time_s),
@@ -158,17 +162,43 @@ def _memory_speedup(terms: Terms, alone: Terms) -> Figure:
                   alone.time_s, alone.rest_s, terms.time_s, terms.rest_s)
 
 
-def _place(model: SizedModel, whole: WholeModel, choice: PlacementChoice) -> tuple[CostTable, Placement, Placement]:
+@dataclass(frozen=True)
+class _Placed:
+    table: CostTable
+    placement: Placement
+    gpu_only: Placement
+    shared: Shared | None
+    """How its kernels are packed; absent if there is one at most."""
+
+
+def _place(model: SizedModel, whole: WholeModel, devices: DeviceSet, options: CompileOptions) -> _Placed:
+    """Place, with what kernels cost each other; where that pays, only what shares an xclbin stays, as in a compile."""
+    found = _composed(model, whole, whole.table(model), devices, options)
+    choice, card = options.choice, devices.profiles["fpga"]
+    while found.shared is not None and found.placement.reconfiguration.time_s and not choice.forced and not choice.file:
+        apart = kept_apart(model.phase, found.shared, found.table, found.placement, card)
+        again = _composed(model, whole, planning.keep_from(found.table, apart), devices, options)
+        if not apart or again.placement.objective >= found.placement.objective:
+            break
+        found = again
+    return found
+
+
+def _composed(model: SizedModel, whole: WholeModel, table: CostTable, devices: DeviceSet,
+              options: CompileOptions) -> _Placed:
     """Place; what does not compose into a kernel is kept from its device and placed anew, as a compile does."""
-    table = whole.table(model)
     while True:
-        placement = planning.choose_placement(table, choice)
+        placement = planning.choose_placement(table, options.choice)
         gpu_only = finish(table.problem, load_placer("gpu-only").place(table.problem, table.facts), "gpu-only",
                           placement.lower_bound)
-        refused = refused_clusters(model, whole.expansion, placement)
+        programs = region_programs(model, whole.expansion, placement)
+        refused = refused_clusters(programs, whole.expansion, placement)
         if not refused:
-            return table, placement, gpu_only
+            break
         table = planning.keep_from(table, refused)
+    placement, shared = counted(model.phase, programs, whole, table, placement, options.emission,
+                                devices.profiles["fpga"])
+    return _Placed(table, placement, gpu_only, shared)
 
 
 def _stages(table: CostTable, placement: Placement) -> dict[str, dict[str, float]]:

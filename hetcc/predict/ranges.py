@@ -14,7 +14,7 @@ import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from hetcc.cost_model.price import Price
+from hetcc.cost_model.price import Price, reconfiguration
 from hetcc.cost_model.transfer import route, transfer
 from hetcc.passes.estimate import CostTable, DeviceSet
 from hetcc.plan.placement import Placement
@@ -79,6 +79,7 @@ def terms_of(table: CostTable, placement: Placement, gpu_only: Placement, device
             factor_of[0].add(region.device, times(launch))
             if factor_of[1] is not None:
                 factor_of[1].add(region.device, energies(launch))
+    _add_loads(placement, devices, time, energy)
     region_of = placement.region_of
     for tensor in problem.tensors:
         home = region_of[tensor.producer]
@@ -96,6 +97,17 @@ def terms_of(table: CostTable, placement: Placement, gpu_only: Placement, device
             energy.add(LINK, (paid * sum(hop.energy_j_per_byte.low for hop in hops), copy.energy_j,
                               paid * sum(hop.energy_j_per_byte.high for hop in hops)))
     return Terms(time.done(), energy.done(), rest.done())
+
+
+def _add_loads(placement: Placement, devices: DeviceSet, time: _Sum, energy: _Sum) -> None:
+    """Loads of other kernels, on the device that is loaded."""
+    spent_s = placement.reconfiguration.time_s
+    if not spent_s:
+        return
+    name, load = next((name, load) for name, profile in devices.profiles.items()
+                      if (load := reconfiguration(profile)).time_s)
+    time.add(name, times(load), spent_s / load.time_s)
+    energy.add(name, energies(load), spent_s / load.time_s)
 
 
 def times(priced: Price) -> Ends:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from hetcc.cost_model.price import Price, WorkItem
 from hetcc.cost_model.reuse import Recent, Touches
-from hetcc.cost_model.work import Work, storage_of, works_of
+from hetcc.cost_model.work import Work, storage_of
 from hetcc.ir import Graph, Stage
 from hetcc.passes.clusters import NodeGroup
 from hetcc.passes.contract import ClusterFacts
@@ -26,6 +26,7 @@ from hetcc.passes.estimate import (
     keep_indices,
     scanned_bytes,
     with_resident,
+    work_under,
 )
 from hetcc.passes.savings import Crossing, find_savings
 from hetcc.plan.placement import Cluster, Cost, Objective, Tensor
@@ -45,7 +46,7 @@ class WholeModel:
     def __init__(self, model: SizedModel, devices: DeviceSet, objective: Objective) -> None:
         self.devices = devices
         self.objective = objective
-        short = self._short(model, _counted(model))
+        short = self._short(model, _counted(model, devices))
         self.expansion = Expansion(short.problem, model.container, model.layer_of)
         self._touches: tuple[object, Touches] | None = None
         """Last used: what the clusters of the short model read, and what follows for the whole one."""
@@ -56,7 +57,7 @@ class WholeModel:
         prices = PriceList(self.devices)
         if not self.expansion.layer_of:
             return estimate(model.tagged.graph, model.clustering, self.devices, self.objective, prices)
-        counted = _counted(model)
+        counted = _counted(model, self.devices)
         short = self._short(model, counted)
         estimates = self._estimates(model, counted, short, prices)
         profiles = {name: profile for name, profile in self.devices.profiles.items() if name != HOST}
@@ -72,6 +73,10 @@ class WholeModel:
         stages = {name: found.group.stage for name, found in estimates.items() if found.group.stage}
         return CostTable(estimates, problem, ClusterFacts(
             stages, {name: found.work.intensity for name, found in estimates.items()}), self.devices.links)
+
+    def names_of(self, clusters: Sequence[str]) -> dict[str, str]:
+        """By name in the short model, the whole model's name of what these clusters touch."""
+        return {short: whole for name in clusters for short, whole in self._names[self._place[name]].items()}
 
     def _short(self, model: SizedModel, counted: Sequence[tuple[WorkItem, ...]]) -> CostTable:
         """What of the short model's problem holds for the whole one: everything but prices."""
@@ -152,6 +157,7 @@ class WholeModel:
             for name in _touched(group, graph):
                 homes.setdefault(name, set()).add(self.expansion.short_layer[group.name])
         self._names: list[dict[str, str]] = []
+        self._place = {copy.name: place for place, copy in enumerate(self.expansion.clusters)}
         self._made: list[list[str]] = []
         self._short_name: dict[str, str] = {}
         for copy in self.expansion.clusters:
@@ -186,9 +192,9 @@ class _Unpriced(PriceList):
         return super().of((), device)
 
 
-def _counted(model: SizedModel) -> list[tuple[WorkItem, ...]]:
+def _counted(model: SizedModel, devices: DeviceSet) -> list[tuple[WorkItem, ...]]:
     """The work of every cluster of the short model."""
-    return [works_of(group.nodes, model.tagged.graph) for group in model.clustering.groups]
+    return [work_under(group, model.tagged.graph, devices) for group in model.clustering.groups]
 
 
 def _touched(group: NodeGroup, graph: Graph) -> dict[str, None]:

@@ -19,11 +19,11 @@ MAIN_PHASES = ("decode", "encode", "prefill")
 def compile_summary(phases: Sequence[PlannedPhase], devices: DeviceSet, *, fits: bool, watch: Stopwatch,
                     bundle: str | None, peak_rss_bytes: int,
                     robustness: Mapping[str, Mapping[str, Any] | None] | None = None,
-                    survival: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Any]:
+                    survival: Mapping[str, Sequence[Mapping[str, Any]]] | None = None) -> dict[str, Any]:
     """The document of ``compile --json``: the main phase's numbers at the top, every phase's under ``phases``."""
     sure = robustness or {}
     kept = survival or {}
-    by_name = {phase.name: {**_phase_summary(phase, sure.get(phase.name)), "survival": kept.get(phase.name)}
+    by_name = {phase.name: {**_phase_summary(phase, sure.get(phase.name)), "survival": kept.get(phase.name, [])}
                for phase in phases}
     main = next((name for name in MAIN_PHASES if name in by_name), next(iter(by_name)))
     return {
@@ -107,8 +107,7 @@ def _special_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
     if summary["predicted"].get("reconfiguration_s"):
         loads = format_time(summary["predicted"]["reconfiguration_s"])
         rows.append(("loading xclbins", f"{loads} of the step (assumed): not all kernels share one"))
-    kept = summary.get("survival")
-    if kept:
+    for kept in summary.get("survival", ()):
         sent = f"{format_time(kept['shadow_time_s'])} of the step for second copies, " if kept["shadow_time_s"] else ""
         recovery = format_time(kept["recovery_time_s"])
         rows.append((f"if the {kept['device']} is lost",

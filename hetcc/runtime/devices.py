@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -15,9 +16,10 @@ from hetcc.backends.fpga.xrt.simulated import SimulatedXrt, Simulators
 from hetcc.backends.gpu.memory import GpuMemory
 from hetcc.backends.gpu.program import GpuProgram
 from hetcc.backends.host.program import OnnxProgram, TorchProgram, load_host_program
-from hetcc.errors import UserError
+from hetcc.errors import ToolError, UserError
 from hetcc.ir import Graph
 from hetcc.plan.plan import PhasePlan
+from hetcc.runtime.survival import tell
 
 Array = numpy.ndarray
 
@@ -31,6 +33,8 @@ class LaunchEvidence:
     """Stages the streaming interpreter went through; 0 on other devices."""
     simulated_cycles: int = 0
     """Cycles of simulated hardware; 0 where nothing is simulated."""
+    by_doorbell: bool = False
+    """Whether it was a kernel that listens and was rung: cycles are those from the doorbell to its answer then."""
 
 
 class RuntimeDevice(Protocol):
@@ -64,12 +68,23 @@ class RuntimeDevice(Protocol):
         """Forget values."""
         ...
 
+    def close(self) -> None:
+        """End whatever runs on between steps; values stay, and later launches are possible.
+
+        Raises:
+            ToolError: something did not end; all of it was tried.
+        """
+        ...
+
 
 class OneAfterAnother:
     """What devices share that finish every step before they return: streams and waits are kept by that alone."""
 
     def schedule(self, phase: PhasePlan) -> None:
         """See :class:`RuntimeDevice`."""
+
+    def close(self) -> None:
+        """See :class:`RuntimeDevice`; between steps nothing runs."""
 
 
 class EmulatedGpu(OneAfterAnother):
@@ -139,6 +154,7 @@ class EmulatedFpga(_ArrayMemory):
     """The bit-exact functional model of the streaming kernels, behind a pyxrt-shaped interface.
 
     Tables stay in the buffers of the compute unit that updates them; when another unit needs one, it is copied.
+    Kernels that listen do so until the device is closed, or forgotten, or this process ends.
 
     Args:
         xrt: what stands behind the kernels, shaped like pyxrt; by default the emulator.
@@ -150,12 +166,26 @@ class EmulatedFpga(_ArrayMemory):
         self.programs: dict[str, tuple[StreamProgram, Graph]] = {}
         self.holder: dict[str, str] = {}
         """Region in whose unit the newest contents of a cache are."""
+        weakref.finalize(self, _forgotten, self.programs)
 
     def load(self, region: Graph, files: Mapping[str, bytes], entry: str) -> None:
         """See :class:`RuntimeDevice`."""
         folder = entry.rpartition("/")[0] + "/"
         kernel = {path.removeprefix(folder): content for path, content in files.items() if path.startswith(folder)}
         self.programs[region.name] = (self.opened(kernel, region), region)
+
+    def close(self) -> None:
+        """See :class:`RuntimeDevice`: kernels that listen are dismissed.
+
+        Raises:
+            ToolError: HET-F002, a kernel was not dismissed; all were tried.
+        """
+        failures = _dismissed(self.programs)
+        if len(failures) > 1:
+            raise ToolError(failures[0].code, f"{failures[0].what}; {len(failures) - 1} more kernels were not "
+                            "dismissed", where=failures[0].where, fix=failures[0].fix) from failures[0]
+        if failures:
+            raise failures[0]
 
     def schedule(self, phase: PhasePlan) -> None:
         """See :class:`RuntimeDevice`; kernels that are told by a doorbell begin to listen at their first launch."""
@@ -178,7 +208,7 @@ class EmulatedFpga(_ArrayMemory):
                 program.bind_cache(cache, self.get(cache))
                 self.holder[cache] = region
         self.arrays.update(program.run(arguments))
-        return LaunchEvidence(program.engine, program.executed_stages - before)
+        return LaunchEvidence(program.engine, program.executed_stages - before, by_doorbell=program.was_rung)
 
     def put(self, name: str, array: Array) -> None:
         """See :class:`RuntimeDevice`."""
@@ -189,6 +219,26 @@ class EmulatedFpga(_ArrayMemory):
         """See :class:`RuntimeDevice`."""
         holder = self.holder.get(name)
         return super().get(name) if holder is None else self.programs[holder][0].read_cache(name)
+
+
+Programs = Mapping[str, tuple[StreamProgram, Graph]]
+
+
+def _dismissed(programs: Programs) -> list[ToolError]:
+    """Dismiss all kernels that listen; what went wrong."""
+    failures = []
+    for program, _ in programs.values():
+        try:
+            program.close()
+        except ToolError as error:
+            failures.append(error)
+    return failures
+
+
+def _forgotten(programs: Programs) -> None:
+    """Dismiss the kernels of a device that nobody closed; there is nobody left to raise to."""
+    for error in _dismissed(programs):
+        tell(f"warning: a kernel that listens was not dismissed: {error}")
 
 
 class SimulatedFpga(EmulatedFpga):

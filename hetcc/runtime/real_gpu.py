@@ -90,6 +90,9 @@ class RealGpu:
         """See :class:`RuntimeDevice`."""
         self.memory.drop(names)
 
+    def close(self) -> None:
+        """See :class:`RuntimeDevice`; kernels end by themselves."""
+
 
 def launch_failed(error: ToolError, position: int, region: RegionSpec, graph: Graph) -> ToolError:
     """The error of a step whose launch failed: which step, which operators, where in the model.

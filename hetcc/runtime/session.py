@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from types import TracebackType
 
 import numpy
 
 from hetcc.backends.host.program import torch_guard
-from hetcc.errors import UserError
+from hetcc.errors import ToolError, UserError
 from hetcc.ir import Graph, Role
 from hetcc.ir.appends import appends_of
 from hetcc.ir.serialize import tagged_from_bytes
@@ -28,6 +29,7 @@ from hetcc.runtime.survival import (
     Warn,
     check_name,
     check_survivable,
+    driver_codes,
     fragile_caches,
     tell,
 )
@@ -84,8 +86,9 @@ class Session:
         """Devices that failed; they are not used again."""
         self.recoveries: list[Recovery] = []
         self._warn = warn
-        self._stand_ins: dict[str, LoadedPhase] = {}
-        """By the phase they stand in for."""
+        self._stand_ins: dict[tuple[str, str], LoadedPhase] = {}
+        """By the phase they stand in for, and the device they do without."""
+        self._codes = driver_codes(plan)
         self._is_logging = any(cache.policy == "recomputable" for phase in plan.phases for cache in phase.caches)
         self._before: dict[str, int] = {}
         """What counters held before the step that runs; its steps look here."""
@@ -97,9 +100,8 @@ class Session:
             progress(f"loading {phase.phase}")
             everything = {**code["gpu"], **code["fpga"]}
             self.phases[phase.phase] = self._load(phase, phase.phase, files, everything)
-            stand_in = plan.stand_in(phase)
-            if stand_in is not None:
-                self._stand_ins[phase.phase] = self._load(stand_in, phase.phase, files, everything)
+            for lost, stand_in in plan.stand_ins_of(phase).items():
+                self._stand_ins[phase.phase, lost] = self._load(stand_in, phase.phase, files, everything)
         self.reset()
 
     def _load(self, phase: PhasePlan, of: str, files: BundleFiles, code: Mapping[str, bytes]) -> LoadedPhase:
@@ -126,7 +128,7 @@ class Session:
                     self._bound.add((spec.device, name))
         for device in self.devices.values():
             device.schedule(phase)
-        return replace(loaded, steps=prepared(loaded, self.devices, self._before))
+        return replace(loaded, steps=prepared(loaded, self.devices, self._before, self._codes))
 
     def reset(self) -> None:
         """Empty all caches: a new request. A device that was lost stays out of use."""
@@ -167,8 +169,44 @@ class Session:
         check_name(name, self.cache_device)
         return self.devices[self.cache_device[name]].get(name)
 
+    def close(self) -> None:
+        """End what runs on between steps: kernels that listen are dismissed. A later step makes them listen again.
+
+        Raises:
+            ToolError: HET-F002, a kernel was not dismissed; all were tried.
+        """
+        failures = self._closed(self.devices)
+        if failures:
+            raise failures[0]
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        if error is None:
+            self.close()
+        else:
+            self._close_after(error, self.devices)
+
+    def _closed(self, names: Iterable[str]) -> list[ToolError]:
+        """Close these devices; what went wrong."""
+        failures = []
+        for name in names:
+            try:
+                self.devices[name].close()
+            except ToolError as error:
+                failures.append(error)
+        return failures
+
+    def _close_after(self, error: BaseException, names: Iterable[str]) -> None:
+        """Close devices because of an error, which stays the one that is raised; what else goes wrong is told."""
+        for failure in self._closed(names):
+            error.add_note(str(failure))
+            self._warn(f"warning: a kernel that listens was not dismissed: {failure}")
+
     def run(self, phase: str, inputs: Mapping[str, Array], *, counting: bool = True) -> RunTrace:
-        """One step of a phase; caches are updated.
+        """One step of a phase; caches are updated. A step that raises leaves no kernel listening.
 
         A device that fails is no longer used. Where the plan keeps its caches shadowed or recomputable, the step is
         made again without it and the trace says so; what was announced on stderr is in ``recoveries`` too.
@@ -183,16 +221,24 @@ class Session:
             ToolError: HET-R004, a device failed and the request cannot go on.
         """
         self.plan.phase(phase)
-        loaded, before = self._active(phase), dict(self._counts)
-        kept = self._kept(loaded) if loaded.plan.survival is not None else {}
         try:
-            trace = self._step(loaded, inputs, counting=counting)
-        except DeviceLost as lost:
-            trace = self._go_on(loaded, inputs, lost, _Before(kept, before), counting=counting)
+            trace = self._survived(self._active(phase), inputs, counting=counting)
+        except BaseException as error:
+            self._close_after(error, self.devices)
+            raise
         if self._is_logging:
             self._log.entries.append((phase, {name: numpy.array(array) for name, array in inputs.items()}))
         self.steps_done += 1
         return trace
+
+    def _survived(self, loaded: LoadedPhase, inputs: Mapping[str, Array], *, counting: bool) -> RunTrace:
+        """The step, made again without a device that is lost meanwhile."""
+        before = dict(self._counts)
+        kept = self._kept(loaded) if loaded.plan.survival else {}
+        try:
+            return self._step(loaded, inputs, counting=counting)
+        except DeviceLost as lost:
+            return self._go_on(loaded, inputs, lost, _Before(kept, before), counting=counting)
 
     def _step(self, loaded: LoadedPhase, inputs: Mapping[str, Array], *, counting: bool) -> RunTrace:
         self._feed(loaded, inputs)
@@ -205,7 +251,7 @@ class Session:
         else:
             records = [step(None) for step in loaded.steps]
         home = loaded.home
-        with losing("the results cannot be read"):
+        with losing("the results cannot be read", self._codes):
             outputs = {spec.name: self.devices[home[spec.name]].get(spec.name) for spec in loaded.plan.outputs}
             observed = {name: self.devices[home[name]].get(name) for name in loaded.plan.observed if name in home}
         return RunTrace(loaded.plan, outputs, observed, tuple(records))
@@ -213,16 +259,19 @@ class Session:
     def _active(self, phase: str) -> LoadedPhase:
         """The phase, or what stands in for it when it needs a device that is lost."""
         loaded = self.phases[phase]
-        return self._stand_ins.get(phase, loaded) if self.lost & loaded.devices else loaded
+        return self._stand_in(phase, self.lost) or loaded if self.lost & loaded.devices else loaded
+
+    def _stand_in(self, phase: str, lost: set[str]) -> LoadedPhase | None:
+        """What goes on in place of a phase without any of these devices, if anything does."""
+        return next((one for (of, _), one in self._stand_ins.items() if of == phase and not lost & one.devices), None)
 
     def _kept(self, loaded: LoadedPhase) -> dict[str, Array]:
         """Copies of what the step may half change, from where they outlive the device; none if steps are repeated."""
         homes = {name: self._shadow[name] or self.cache_device[name] for name in loaded.fragile}
-        survival = loaded.plan.survival
-        if self._is_logging or survival is None:
+        if self._is_logging:
             return {}
-        return {name: numpy.array(self.devices[home].get(name)) for name, home in homes.items()
-                if home != survival.device}
+        losable = {spec.device for spec in loaded.plan.survival}
+        return {name: numpy.array(self.devices[home].get(name)) for name, home in homes.items() if home not in losable}
 
     def _go_on(self, loaded: LoadedPhase, inputs: Mapping[str, Array], lost: DeviceLost, before: _Before, *,
                counting: bool) -> RunTrace:
@@ -232,14 +281,15 @@ class Session:
             ToolError: HET-R004, the caches are lost with the device, or what stands in fails as well.
         """
         start, phase, done = time.perf_counter(), loaded.plan.phase, self.steps_done
-        survival = loaded.plan.survival
         # A phase that does not need the device may still find caches of another phase on it.
         stand_in = loaded if lost.device not in loaded.devices else (
-            self._stand_ins[phase] if survival is not None and survival.device == lost.device else None)
-        check_survivable(lost, self._single(lost.device), has_variant=stand_in is not None)
+            self._stand_in(phase, self.lost | {lost.device}))
+        check_survivable(lost, self._single(lost.device), has_variant=stand_in is not None,
+                         may_be_lost=any(spec.may_be_lost for spec in self.plan.devices if spec.name == lost.device))
         assert stand_in is not None
         policy = "recomputable" if self._is_logging else "shadowed"
         self.lost.add(lost.device)
+        self._close_after(lost, (lost.device,))
         if policy == "recomputable":
             self._repeat()
             self.steps_done = done
@@ -302,7 +352,7 @@ class Session:
         for cache in loaded.plan.caches:
             home = self.cache_device[cache.name]
             if home != cache.device:
-                with losing(f"'{cache.name}' cannot be moved from the {home}"):
+                with losing(f"'{cache.name}' cannot be moved from the {home}", self._codes):
                     content = self.devices[home].get(cache.name)
                 self._hold(cache.name, content, cache.device, cache.shadow)
 

@@ -17,7 +17,7 @@ from hetcc.plan.plan import CommitStep, LaunchStep, PhasePlan, RegionSpec, Trans
 from hetcc.runtime.counters import Counter
 from hetcc.runtime.devices import RuntimeDevice
 from hetcc.runtime.real_gpu import launch_failed
-from hetcc.runtime.survival import DRIVER_CODES, DeviceLost, rows_of
+from hetcc.runtime.survival import DeviceLost, rows_of
 from hetcc.runtime.trace import NOT_COUNTED, StepRecord
 
 Step = Callable[[TorchUse | None], StepRecord]
@@ -42,15 +42,17 @@ class LoadedPhase:
     steps: tuple[Step, ...] = ()
 
 
-def prepared(loaded: LoadedPhase, devices: Mapping[str, RuntimeDevice], before: Mapping[str, int]) -> tuple[Step, ...]:
+def prepared(loaded: LoadedPhase, devices: Mapping[str, RuntimeDevice], before: Mapping[str, int],
+             codes: Mapping[str, str]) -> tuple[Step, ...]:
     """The steps of a phase.
 
     Args:
         loaded: the phase.
         devices: by name.
         before: kept up to date with what counters held before the step of the request that runs.
+        codes: by error code of a driver, the device that failed.
     """
-    maker = _Maker(loaded, devices, before)
+    maker = _Maker(loaded, devices, before, codes)
     return tuple(maker.step(position) for position in range(len(loaded.plan.steps)))
 
 
@@ -59,6 +61,7 @@ class _Maker:
     loaded: LoadedPhase
     devices: Mapping[str, RuntimeDevice]
     before: Mapping[str, int]
+    codes: Mapping[str, str]
 
     def step(self, position: int) -> Step:
         """One step."""
@@ -76,14 +79,14 @@ class _Maker:
         launch, key = self.devices[spec.device].launch, f"{self.loaded.plan.phase}/{step.region}"
         where = f"{step.region}: {spec.nodes[0]} ... {spec.nodes[-1]}"
         region, on, flops, moved = step.region, spec.device, spec.flops, spec.bytes_read + spec.bytes_written
-        clock = time.perf_counter
+        clock, codes = time.perf_counter, self.codes
 
         def run(torch_use: TorchUse | None) -> StepRecord:
             before, start = torch_use.count if torch_use else 0, clock()
             try:
                 evidence = launch(key)
             except ToolError as error:
-                if error.code not in DRIVER_CODES:
+                if error.code not in codes:
                     raise
                 said = launch_failed(error, position, spec, graph)
                 raise DeviceLost(spec.device, said, error) from error
@@ -92,7 +95,7 @@ class _Maker:
                                     where=where) from error
             return StepRecord(position, "launch", region, on, clock() - start, evidence.engine, flops, moved,
                               evidence.stages_executed, torch_use.count - before if torch_use else NOT_COUNTED,
-                              evidence.simulated_cycles)
+                              evidence.simulated_cycles, evidence.by_doorbell)
 
         return run
 
@@ -101,7 +104,7 @@ class _Maker:
 
         def run(_: TorchUse | None) -> StepRecord:
             start = time.perf_counter()
-            with losing(f"step {position} cannot move '{step.value}' from the {step.source}"):
+            with losing(f"step {position} cannot move '{step.value}' from the {step.source}", self.codes):
                 destination.put(step.value, source.get(step.value))
             return StepRecord(position, "transfer", step.value, step.destination, time.perf_counter() - start)
 
@@ -114,7 +117,7 @@ class _Maker:
 
         def run(_: TorchUse | None) -> StepRecord:
             start, rows = time.perf_counter(), rows_of(append, before)
-            with losing(f"step {position} cannot copy '{step.value}' from the {step.source}"):
+            with losing(f"step {position} cannot copy '{step.value}' from the {step.source}", self.codes):
                 content = source.get(step.value)
             if rows:
                 destination.get(step.value)[rows] = content[rows]
@@ -132,7 +135,7 @@ class _Maker:
             start = time.perf_counter()
             device.rename(step.value, step.cache)
             if home != step.device:
-                with losing(f"step {position} cannot move '{step.cache}' from the {step.device}"):
+                with losing(f"step {position} cannot move '{step.cache}' from the {step.device}", self.codes):
                     holder.put(step.cache, device.get(step.cache))
             return StepRecord(position, "commit", step.cache, step.device, time.perf_counter() - start)
 
@@ -140,15 +143,20 @@ class _Maker:
 
 
 @contextlib.contextmanager
-def losing(what: str) -> Iterator[None]:
-    """What a driver says while something is moved, as the loss of its device."""
+def losing(what: str, codes: Mapping[str, str]) -> Iterator[None]:
+    """What a driver says while something is moved, as the loss of its device.
+
+    Args:
+        what: could not be done, for the message.
+        codes: by error code of a driver, the device that failed.
+    """
     try:
         yield
     except ToolError as error:
-        if error.code not in DRIVER_CODES:
+        if error.code not in codes:
             raise
         said = ToolError("HET-R004", f"{what}: {error.what}", where=error.where, fix=error.fix)
-        raise DeviceLost(DRIVER_CODES[error.code], said, error) from error
+        raise DeviceLost(codes[error.code], said, error) from error
 
 
 __all__ = ["LoadedPhase", "Step", "losing", "prepared"]

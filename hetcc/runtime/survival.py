@@ -18,10 +18,14 @@ import numpy
 from hetcc.errors import ToolError, UserError
 from hetcc.ir import Graph
 from hetcc.ir.appends import Append, appends_of
+from hetcc.plan.plan import Plan
 
 Array = numpy.ndarray
-DRIVER_CODES = {"HET-F002": "fpga", "HET-G002": "gpu"}
-"""What a driver says when its device does not do what it was told, and which device that is."""
+
+
+def driver_codes(plan: Plan) -> dict[str, str]:
+    """By error code of a driver that says that its device failed: that device."""
+    return {spec.fault_code: spec.name for spec in plan.devices if spec.fault_code}
 
 
 @dataclass(frozen=True)
@@ -105,13 +109,14 @@ def rows_of(append: Append | None, counts: Mapping[str, int]) -> tuple[slice, ..
     return (*(slice(None),) * append.axis, slice(first, first + append.rows))
 
 
-def check_survivable(lost: DeviceLost, single: Sequence[str], *, has_variant: bool) -> None:
+def check_survivable(lost: DeviceLost, single: Sequence[str], *, has_variant: bool, may_be_lost: bool) -> None:
     """Refuse to go on where the request was lost with its device.
 
     Args:
         lost: the device.
         single: caches that only it held.
         has_variant: whether the plan can go on without it.
+        may_be_lost: whether a plan could, if it was asked to.
 
     Raises:
         ToolError: the error of the step, saying what keeps the request from going on.
@@ -120,9 +125,8 @@ def check_survivable(lost: DeviceLost, single: Sequence[str], *, has_variant: bo
         return
     why = (f"its cache '{single[0]}' is single" + (f", and {len(single) - 1} more" if len(single) > 1 else "")
            if single else f"the plan has no variant without the {lost.device}")
-    # Every variant needs the GPU, so there is nothing to advise when it is the one that is lost.
-    fix = lost.fix if lost.device == "gpu" else (
-        "compile with --caches shadowed or --caches recomputable, so that requests outlive the FPGA")
+    fix = f"compile with --caches shadowed or --caches recomputable, so that requests outlive the {lost.device}" \
+        if may_be_lost else lost.fix
     raise ToolError(lost.code, f"{lost.what}; the request cannot go on: {why}", where=lost.where,
                     fix=fix) from lost.cause
 
@@ -138,5 +142,5 @@ def check_name(name: str, known: Mapping[str, object]) -> None:
                         fix=f"it has {', '.join(sorted(known)[:4])} ...")
 
 
-__all__ = ["DRIVER_CODES", "DeviceLost", "Recovery", "RequestLog", "Warn", "check_name", "check_survivable",
-           "fragile_caches", "rows_of", "tell"]
+__all__ = ["DeviceLost", "Recovery", "RequestLog", "Warn", "check_name", "check_survivable",
+           "driver_codes", "fragile_caches", "rows_of", "tell"]

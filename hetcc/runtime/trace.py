@@ -33,6 +33,9 @@ class StepRecord(NamedTuple):
     """Torch operators that ran during the step; on the GPU and FPGA there must be none. Or ``NOT_COUNTED``."""
     simulated_cycles: int = 0
     """Cycles of simulated hardware; 0 where nothing was simulated."""
+    by_doorbell: bool = False
+    """Whether a kernel that listens was rung: its cycles are those from the doorbell to the answer, and from ap_start
+    to the interrupt otherwise."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,13 @@ class RunTrace:
 
     @property
     def simulated_cycles(self) -> int:
-        """Cycles of all simulated kernels."""
+        """Cycles of all simulated kernels, those that were started and those that were rung."""
         return sum(record.simulated_cycles for record in self.records)
+
+    @property
+    def doorbell_cycles(self) -> int:
+        """What of ``simulated_cycles`` is from doorbells to their answers."""
+        return sum(record.simulated_cycles for record in self.records if record.by_doorbell)
 
     def coverage(self) -> Coverage:
         """Count where the work ran, from what the devices reported."""

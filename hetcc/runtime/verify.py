@@ -31,7 +31,7 @@ class PolicyLimits:
 POLICY_LIMITS = {
     "exact": PolicyLimits(0.0, _SCORE_ROUNDING), "quantised:int16": PolicyLimits(2e-2, 4e-3),
     "quantised:bf16": PolicyLimits(2e-1, 6e-2), "quantised:int8": PolicyLimits(4e-1, 3e-1)}
-"""Scores: twice the largest errors in docs/fpga.md of data without heavy tails, over the largest score."""
+"""Scores: twice the largest errors in docs/fpga_stages.md of data without heavy tails, over the largest score."""
 
 
 class SelectionLike(Protocol):
@@ -90,6 +90,10 @@ class Verification:
     """How often a kernel ran in simulated hardware, all steps together."""
     simulated_cycles: int = 0
     """Cycles of these runs."""
+    doorbell_runs: int = 0
+    """How many of these runs were asked for by a doorbell; the others by ap_start."""
+    doorbell_cycles: int = 0
+    """What of the cycles is from doorbells to their answers; the others are from ap_start to the interrupt."""
 
     @property
     def passed(self) -> bool:
@@ -106,7 +110,8 @@ class Verification:
                            "ties": self.selections.ties, "wrong": self.selections.wrong},
             "coverage": self.coverage.to_json(), "engines": dict(self.engines),
             "measured_time_s": self.measured_time_s,
-            "simulated": {"kernel_runs": self.simulated_runs, "cycles": self.simulated_cycles},
+            "simulated": {"kernel_runs": self.simulated_runs, "cycles": self.simulated_cycles,
+                          "doorbell_runs": self.doorbell_runs, "doorbell_cycles": self.doorbell_cycles},
         }
 
     def require(self) -> None:
@@ -155,13 +160,14 @@ def verify_phase(session: Session, phase: str, reference: RunLike) -> Verificati
     tolerance = max(RELATIVE_TOLERANCE.get(dtype, 1e-4), limits.relative)
     return Verification(phase, len(traces), worst, tolerance, selections,
                         traces[-1].coverage(), engines, sum(trace.measured_time_s for trace in traces),
-                        tuple(sorted(missing)), *_simulated(traces))
+                        tuple(sorted(missing)), *simulated_in(traces))
 
 
-def _simulated(traces: Iterable[RunTrace]) -> tuple[int, int]:
-    """Runs in simulated hardware, and their cycles."""
-    cycles = [record.simulated_cycles for trace in traces for record in trace.records if record.simulated_cycles]
-    return len(cycles), sum(cycles)
+def simulated_in(traces: Iterable[RunTrace]) -> tuple[int, int, int, int]:
+    """Runs in simulated hardware and their cycles; then those of doorbells alone."""
+    records = [record for trace in traces for record in trace.records if record.simulated_cycles]
+    rung = [record.simulated_cycles for record in records if record.by_doorbell]
+    return len(records), sum(record.simulated_cycles for record in records), len(rung), sum(rung)
 
 
 def limits_of(regions: Iterable[RegionSpec]) -> PolicyLimits:

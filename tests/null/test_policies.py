@@ -12,6 +12,7 @@ from hetcc.capture.model import Phase
 from hetcc.options import CompileOptions, EmissionOptions, PlacementChoice
 from hetcc.runtime.verify import POLICY_LIMITS
 
+from corpus.captures import captures_shared
 from corpus.checks import FORCED, HISTORIES, STEPS
 from corpus.tiny import tiny
 
@@ -22,7 +23,8 @@ def compiled(policy: str, launch: str, folder: pytest.TempPathFactory, told: lis
     options = CompileOptions(
         tiny("deepseek_v32", Phase.DECODE, num_hidden_layers=LAYERS), robustness_samples=0, fpga_launch=launch,
         choice=PlacementChoice(forced=FORCED), emission=EmissionOptions(("llvm-cpu",), verilog=False, policy=policy))
-    return hetcc.compile(options, folder.mktemp("policy") / "bundle", progress=told.append)
+    with captures_shared():
+        return hetcc.compile(options, folder.mktemp("policy") / "bundle", progress=told.append)
 
 
 @pytest.mark.parametrize(("policy", "launch"), [

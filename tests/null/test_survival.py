@@ -7,6 +7,9 @@ last ones run emitted kernels on the emulator, whose compute units fail by a scr
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
@@ -18,7 +21,8 @@ from hetcc.capture import CapturedModel, capture
 from hetcc.capture.model import Phase
 from hetcc.errors import ToolError
 from hetcc.options import CompileOptions, EmissionOptions, PlacementChoice
-from hetcc.pipeline import compile_captured
+from hetcc.passes.estimate import DeviceSet
+from hetcc.pipeline import compile_captured, device_set
 from hetcc.plan.plan import CacheSpec, LaunchStep, PhasePlan, Plan, TransferStep
 from hetcc.runtime.devices import HostDevice, LaunchEvidence, RuntimeDevice
 from hetcc.runtime.engines import Engines
@@ -109,17 +113,18 @@ def test_only_what_was_asked_for_is_in_the_plan_and_priced(planned: dict[str, Bu
             assert {cache.policy for cache in phase.caches if cache.device != "fpga"} == {"single"}
             shadows = [step for step in phase.steps if isinstance(step, TransferStep) and step.shadow]
             assert len(shadows) == (2 if caches == "shadowed" else 0)
-            stand_in = bundle.plan.stand_in(phase)
+            stand_ins = bundle.plan.stand_ins_of(phase)
             if caches == "single":
-                assert stand_in is None and phase.survival is None and not bundle.plan.stand_ins
+                assert not stand_ins and not phase.survival and not bundle.plan.stand_ins
                 continue
-            assert stand_in is not None and phase.survival is not None
+            assert set(stand_ins) == {"fpga"}
+            stand_in, (survival,) = stand_ins["fpga"], phase.survival
             assert not launches_of(stand_in) and launches_of(phase) == RUNS_PER_STEP
-            assert phase.survival.shadow_time_s == pytest.approx(sum(step.predicted_time_s for step in shadows))
+            assert survival.shadow_time_s == pytest.approx(sum(step.predicted_time_s for step in shadows))
             step_s = stand_in.prediction.latency_s
-            assert phase.survival.recovery_time_s >= step_s
+            assert survival.recovery_time_s >= step_s
             if caches == "recomputable":
-                assert phase.survival.recovery_time_s == pytest.approx(step_s * (phase.context // phase.tokens))
+                assert survival.recovery_time_s == pytest.approx(step_s * (phase.context // phase.tokens))
 
 
 def test_second_copies_are_paid_for_by_the_rows_and_are_in_the_objective(planned: dict[str, Bundle]) -> None:
@@ -262,6 +267,58 @@ def test_the_second_device_may_fail_as_well_and_that_is_the_end(planned: dict[st
         assert len(told) <= 1
 
 
+# ---- which devices may be lost
+
+
+def test_what_may_be_lost_is_said_by_the_back_ends_and_is_in_the_plan(planned: dict[str, Bundle]) -> None:
+    devices = device_set(CompileOptions(tiny("deepseek_v32", Phase.DECODE)))
+    assert devices.losable == ("fpga",), "its driver says when it fails, and it is not the first device"
+    mute: Any = {name: _Mute(name) for name in devices.supports}
+    assert replace(devices, supports=mute).losable == ()
+    named = {spec.name: (spec.fault_code, spec.may_be_lost) for spec in planned["single"].plan.devices}
+    assert named == {"gpu": ("HET-G002", False), "fpga": ("HET-F002", True), "host": ("", False)}
+
+
+@dataclass(frozen=True)
+class _Mute:
+    """A back end whose driver does not say when its device fails."""
+
+    name: str
+    fault_code: str = ""
+
+
+@pytest.fixture
+def either(captured: CapturedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
+    """A plan that either accelerator may be lost from."""
+    monkeypatch.setattr(DeviceSet, "losable", ("gpu", "fpga"))
+    options = CompileOptions(captured.request, choice=PlacementChoice(forced=FORCED, caches="shadowed"), emit="never",
+                             robustness_samples=0)
+    compile_captured(captured, options, tmp_path / "either", force=False, watch=Stopwatch())
+    return Bundle(tmp_path / "either")
+
+
+def test_any_device_of_the_list_may_be_lost_but_not_all_of_them(either: Bundle, undisturbed: list[int]) -> None:
+    for phase in either.plan.phases:
+        assert set(either.plan.stand_ins_of(phase)) == {"gpu", "fpga"}
+        for device, stand_in in either.plan.stand_ins_of(phase).items():
+            assert device not in {region.device for region in stand_in.regions}
+        sent = {spec.device: spec.shadow_time_s for spec in phase.survival}
+        shadows = [step for step in phase.steps if isinstance(step, TransferStep) and step.shadow]
+        for device, sent_s in sent.items():
+            assert sent_s == pytest.approx(sum(one.predicted_time_s for one in shadows if one.source == device))
+        assert min(sent.values()) > 0
+        priced = [step.predicted_time_s for step in phase.steps if isinstance(step, LaunchStep | TransferStep)]
+        assert phase.prediction.latency_s == pytest.approx(sum(priced))
+    for lost, code in (("gpu", "HET-G002"), ("fpga", "HET-F002")):
+        session, told = session_of(either, **{lost: FailingDevice(13, code=code)})
+        assert generate_greedy(session, PROMPT, TOKENS) == undisturbed
+        assert len(told) == 1 and session.lost == {lost}
+    session, told = session_of(either, gpu=FailingDevice(13, code="HET-G002"), fpga=FailingDevice(9))
+    with pytest.raises(ToolError, match="the request cannot go on"):
+        generate_greedy(session, PROMPT, TOKENS)
+    assert len(told) == 1
+
+
 # ---- emitted kernels on the emulator
 
 
@@ -332,7 +389,7 @@ def test_a_second_fault_of_a_card_that_is_out_of_use_is_never_met(emitted: dict[
 
 
 def test_the_bundle_and_the_summary_say_what_goes_on(emitted: dict[str, Bundle]) -> None:
-    summary = emitted["shadowed"].summary["phases"]["decode"]["survival"]
+    summary = emitted["shadowed"].summary["phases"]["decode"]["survival"][0]
     assert summary["device"] == "fpga" and summary["variant"] == "decode-without-fpga"
-    assert emitted["single"].summary["phases"]["decode"]["survival"] is None
+    assert emitted["single"].summary["phases"]["decode"]["survival"] == []
     assert "--caches shadowed" in emitted["shadowed"].files.read("repro.sh").decode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy
 import pytest
@@ -14,7 +15,14 @@ from hetcc.backends.fpga.emit import emit
 from hetcc.backends.fpga.program import load_program
 from hetcc.backends.fpga.samples import scans as sample
 from hetcc.backends.fpga.stages.functional import execute, select
-from hetcc.backends.fpga.stages.numbers import dot, flush, needs_flushing, round_to, sort_key, tree_sum
+from hetcc.backends.fpga.stages.numbers import (
+    GRIDS,
+    block_dots,
+    flush,
+    round_to,
+    sort_key,
+    tree_sum,
+)
 from hetcc.backends.fpga.stages.stage_graph import StageGraph
 from hetcc.ir import DType, Graph, Node, Operand, OperatorClass, Role
 from hetcc.ir.subgraph import interface_of
@@ -161,15 +169,73 @@ def test_keys_order_as_floats_do(bits: list[int]) -> None:
         assert (first == 0xFFFFFFFF) == math.isnan(left)
 
 
-@given(depth=st.integers(1, 70), seed=st.integers(0, 2**32 - 1),
-       exponent=st.one_of(st.integers(-126, -95), st.integers(-60, 60)))
-def test_fast_and_careful_inner_products_give_the_same_bits(depth: int, seed: int, exponent: int) -> None:
+def exact_block(left: list[float], right: list[float], bits: int) -> Fraction:
+    """The definition of a block's sum in whole numbers, before it is rounded."""
+    pairs = [(Fraction(a), Fraction(b)) for a, b in zip(left, right, strict=True) if a and b]
+    if not pairs:
+        return Fraction(0)
+    largest = max(math.frexp(float(a))[1] + math.frexp(float(b))[1] - 2 for a, b in pairs)
+    unit = Fraction(2) ** (largest - GRIDS[bits].places)
+    return sum((Fraction(math.floor(a * b / unit)) * unit for a, b in pairs), Fraction(0))
+
+
+def rounded(value: Fraction) -> numpy.float32:
+    """To 24 significant bits, nearest even, of any size; below the normal range zero, above it infinity."""
+    if not value:
+        return numpy.float32(0)
+    places = 23 - math.floor(math.log2(abs(value)))
+    places += (abs(value) * Fraction(2) ** places < 2**23) - (abs(value) * Fraction(2) ** places >= 2**24)
+    whole = round(value * Fraction(2) ** places) / Fraction(2) ** places
+    if abs(whole) < Fraction(2) ** -126:
+        return numpy.copysign(numpy.float32(0), numpy.float32(-1 if value < 0 else 1))
+    with numpy.errstate(over="ignore"):
+        return numpy.float32(float(whole)) if abs(whole) < Fraction(2) ** 128 else numpy.float32(
+            math.copysign(math.inf, value))
+
+
+@given(depth=st.integers(1, 16), seed=st.integers(0, 2**32 - 1), spread=st.sampled_from([0, 3, 20, 60, 126]),
+       bits=st.sampled_from([32, 16]))
+def test_a_block_is_its_definition_in_whole_numbers(depth: int, seed: int, spread: int, bits: int) -> None:
     random = numpy.random.default_rng(seed)
-    rows = flush((random.standard_normal((depth, 9)) * 2.0**exponent).astype(numpy.float32))
-    vector = flush(random.standard_normal(depth).astype(numpy.float32))
-    scratch = (numpy.empty_like(rows), numpy.empty_like(rows))
-    careful = needs_flushing(rows) or needs_flushing(vector)
-    assert numpy.array_equal(dot(rows, vector, careful, scratch), tree_sum(flush(rows * vector[:, None])))
+    left, right = (flush((random.standard_normal((depth, 5)) * 2.0**random.integers(-spread, spread + 1, (depth, 5)) *
+                          (random.random((depth, 5)) > 0.1)).astype(numpy.float32)) for _ in range(2))
+    if bits == 16:
+        left, right = (flush(round_to(part, DType.BFLOAT16)) for part in (left, right))
+    if depth > 1:
+        # A product that the first one takes away but for its last places.
+        left[1, 0], right[1, 0] = -left[0, 0], right[0, 0]
+    found = block_dots(left, right[:, :1], bits)[0]
+    for at in range(5):
+        assert found[at].view(numpy.uint32) == rounded(exact_block(
+            left[:, at].tolist(), right[:, 0].tolist(), bits)).view(numpy.uint32)
+
+
+@given(depth=st.integers(1, 200), seed=st.integers(0, 2**32 - 1))
+def test_inner_products_of_whole_numbers_are_exact(depth: int, seed: int) -> None:
+    random = numpy.random.default_rng(seed)
+    rows, vectors = (random.integers(-60, 61, (depth, 4)).astype(numpy.float32) for _ in range(2))
+    assert numpy.array_equal(block_dots(rows, vectors), vectors.astype(numpy.float64).T @ rows)
+
+
+@given(depth=st.integers(1, 200), seed=st.integers(0, 2**32 - 1))
+def test_inner_products_are_as_near_as_rounded_sums_may_be(depth: int, seed: int) -> None:
+    random = numpy.random.default_rng(seed)
+    rows, vectors = (random.standard_normal((depth, 6)).astype(numpy.float32) for _ in range(2))
+    exact = vectors.astype(numpy.float64).T @ rows.astype(numpy.float64)
+    magnitude = numpy.abs(vectors).astype(numpy.float64).T @ numpy.abs(rows).astype(numpy.float64)
+    assert (numpy.abs(block_dots(rows, vectors) - exact) <= 2.0**-22 * magnitude + 1e-30).all()
+
+
+@pytest.mark.parametrize(("left", "right", "expected"), [
+    ([math.inf, 1.0], [1.0, 1.0], math.inf), ([math.inf, 1.0], [-1.0, 1.0], -math.inf),
+    ([math.inf, 1.0], [0.0, 1.0], math.nan), ([math.inf, -math.inf], [1.0, 1.0], math.nan),
+    ([math.nan, 1.0], [0.0, 1.0], math.nan), ([3e38, 3e38], [1.0, 1.0], math.inf), ([1e-30, 0.0], [1e-30, 1.0], 0.0),
+    ([-math.inf] * 20, [1.0] * 20, -math.inf), ([1.0] * 16 + [math.inf] + [0.0] * 3, [1.0] * 20, math.inf),
+    ([1.0] * 16 + [math.inf], [math.inf] + [-1.0] * 16, math.nan),
+])
+def test_infinities_and_nans_pass_an_inner_product(left: list[float], right: list[float], expected: float) -> None:
+    rows, vectors = (numpy.array(part, numpy.float32)[:, None] for part in (left, right))
+    assert numpy.array_equal(block_dots(rows, vectors), [[expected]], equal_nan=True)
 
 
 @given(terms=st.integers(1, 200), lanes_exponent=st.integers(0, 6), seed=st.integers(0, 2**32 - 1))

@@ -28,10 +28,13 @@ class Takes:
     """A back end that takes every class but one."""
 
     def __init__(self, name, refused=None):
-        self.name, self.refused = name, refused
+        self.name, self.refused, self.fault_code = name, refused, ""
 
     def verdict(self, graph, node):
         return Rejected("not this one") if node.operator_class is self.refused else Supported(self.name)
+
+    def factor_type(self, graph, node, policy):
+        return None
 
 
 def devices(baseline="tuned", links="published", gpu="mi210", fpga="u55c"):

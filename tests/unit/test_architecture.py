@@ -7,6 +7,7 @@ tests can feed it bad snippets and see it complain.
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 import tomllib
@@ -96,9 +97,13 @@ class Source:
     """Relative to the root, with forward slashes."""
     text: str
 
-    @property
+    @functools.cached_property
     def tree(self) -> ast.Module:
         return ast.parse(self.text, self.path)
+
+    @functools.cached_property
+    def imports(self) -> tuple[Import, ...]:
+        return tuple(imports_of(self.tree))
 
 
 @dataclass(frozen=True)
@@ -120,13 +125,14 @@ def package_settings() -> tuple[list[str], dict[str, str]]:
     return settings["packages"], settings["package-dir"]
 
 
+@functools.cache
 def product_sources() -> list[Source]:
     """Every Python file of the packages."""
-    _, package_dir = package_settings()
-    paths = (path for folder in package_dir.values() for path in sorted((ROOT / folder).rglob("*.py")))
+    paths = (path for folder in package_settings()[1].values() for path in sorted((ROOT / folder).rglob("*.py")))
     return [Source(path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")) for path in paths]
 
 
+@functools.cache
 def other_sources() -> list[Source]:
     """Every other Python file hetcc keeps: tests, benchmarks, tools."""
     folders = ("tests", "benchmarks", "docs", ".ci")
@@ -167,9 +173,8 @@ def imports_of(node: ast.AST, deferred: bool = False) -> Iterator[Import]:
         elif (isinstance(child, ast.Call) and ast.unparse(child.func) in ("importlib.import_module", "__import__")
               and child.args and isinstance(child.args[0], ast.Constant)):
             yield Import(str(child.args[0].value), child.lineno, deferred)
-        inner = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        if isinstance(child, ast.stmt) and is_type_checking(child):
-            inner = True
+        inner = (isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+                 or (isinstance(child, ast.stmt) and is_type_checking(child)))
         yield from imports_of(child, deferred or inner)
 
 
@@ -179,12 +184,11 @@ def check_room_order(source: Source) -> Iterator[str]:
     if own_level < 0:
         yield f"{source.path}: its room has no level in LEVELS"
         return
-    for found in imports_of(source.tree):
+    for found in source.imports:
         if not found.target.startswith("hetcc."):
             continue
-        target_level = level_of(found.target)
-        if target_level < 0 and found.target.count(".") == 1:
-            target_level = len(LEVELS) - 1  # a public name of hetcc itself
+        public = found.target.count(".") == 1 and level_of(found.target) < 0  # a name of hetcc itself
+        target_level = len(LEVELS) - 1 if public else level_of(found.target)
         if target_level > own_level:
             yield f"{source.path}:{found.line}: imports the higher room {found.target}"
 
@@ -194,7 +198,7 @@ def check_bans(source: Source) -> Iterator[str]:
     for ban in BANS:
         if not source.path.startswith(ban.inside):
             continue
-        for found in imports_of(source.tree):
+        for found in source.imports:
             allowed = any(is_under(found.target, name) for name in ban.allowed)
             if is_under(found.target, ban.target) and not allowed:
                 yield f"{source.path}:{found.line}: imports {found.target}: {ban.reason}"
@@ -206,7 +210,7 @@ def check_fpga_rooms(source: Source) -> Iterator[str]:
     if parts[:2] != ["backends", "fpga"] or parts[2] not in FPGA_ROOMS:
         return
     below = (*FPGA_ROOMS[:FPGA_ROOMS.index(parts[2]) + 1], "tools")
-    for found in imports_of(source.tree):
+    for found in source.imports:
         room = found.target.removeprefix("hetcc.backends.fpga").lstrip(".").split(".")[0]
         if is_under(found.target, "hetcc.backends.fpga") and room and room not in below:
             yield f"{source.path}:{found.line}: imports {found.target}, which stands above it"
@@ -219,7 +223,7 @@ def is_under(module: str, package: str) -> bool:
 
 def check_heavy_libraries(source: Source) -> Iterator[str]:
     """Heavy libraries stay in their homes and are imported inside functions."""
-    for found in imports_of(source.tree):
+    for found in source.imports:
         for library in HEAVY_LIBRARIES:
             if found.target.split(".")[0] not in library.names:
                 continue
@@ -231,7 +235,7 @@ def check_heavy_libraries(source: Source) -> Iterator[str]:
 
 def check_bare_rooms(source: Source) -> Iterator[str]:
     """``import passes`` works in a checkout and nowhere else."""
-    for found in imports_of(source.tree):
+    for found in source.imports:
         if found.target.split(".")[0] in ("passes", "cost_model", "backends"):
             yield f"{source.path}:{found.line}: import hetcc.{found.target}, not {found.target}"
 
@@ -320,8 +324,8 @@ def test_back_ends_are_twins() -> None:
 
 def tracked_text_files() -> Iterator[tuple[str, str]]:
     """Path and text of each file that is or would be committed."""
-    listing = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT,
-                             capture_output=True, text=True, check=False)
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if listing.returncode != 0:
         pytest.skip("not a git checkout: which files are tracked is unknown")
     for name in sorted(filter(None, listing.stdout.split("\0"))):

@@ -18,6 +18,13 @@ def test_text(golden): golden("out.txt", "one\\n{word}\\n")
 """
 
 
+LISTED = """
+from pathlib import Path
+from conftest import LONG_FILES
+def test_they_exist(): assert [name for name in LONG_FILES if not (Path({tests!r}) / name).is_file()] == []
+"""
+
+
 def run_pytest(folder: Path, source: str, *arguments: str, require: str = "") -> subprocess.CompletedProcess[str]:
     """Run pytest on one test file in ``folder`` under a copy of the shared conftest."""
     (folder / "conftest.py").write_text(CONFTEST.read_text(encoding="utf-8"), encoding="utf-8")
@@ -50,3 +57,18 @@ def test_golden_files_are_written_compared_and_reported(tmp_path: Path) -> None:
     assert changed.returncode == 1
     assert "-two" in changed.stdout
     assert "+three" in changed.stdout
+
+
+def test_the_long_files_exist(tmp_path: Path) -> None:
+    done = run_pytest(tmp_path, LISTED.format(tests=str(CONFTEST.parent)))
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_long_files_come_first(tmp_path: Path) -> None:
+    """Also where they are named last."""
+    (tmp_path / "tests/null").mkdir(parents=True)
+    for name in ("test_a", "test_determinism"):
+        (tmp_path / f"tests/null/{name}.py").write_text("def test_it(): pass\n", encoding="utf-8")
+    done = run_pytest(tmp_path, "def test_it(): pass\n", "--collect-only")
+    assert [line.split("::")[0] for line in done.stdout.splitlines() if "::" in line] == [
+        "tests/null/test_determinism.py", "test_it.py", "tests/null/test_a.py"]

@@ -33,9 +33,13 @@ CORPUS = [sparse_selection, threshold_selection, expert_routing, dense_attention
 
 class Everything:
     name = "everything"
+    fault_code = ""
 
     def verdict(self, graph, node):
         return Supported("any")
+
+    def factor_type(self, graph, node, policy):
+        return None
 
 
 def prepared(make, **sizes):

@@ -40,8 +40,8 @@ SCANS = [
     (lambda: sample.single_scan(128, ROWS, 64), "quantised:int16"),
     (lambda: sample.single_scan(128, ROWS, 64), "quantised:int8"), (lambda: sample.single_scan(64, ROWS, 64), "exact"),
     (lambda: sample.block_scan(1, 128, 2048, 64, 64), "exact"), (lambda: sample.bound_scan(128, 65_536, 16), "exact"),
-    (lambda: sample.weighted_scan(1, 1, 16, 128, ROWS, 64), "quantised:int16"),
-    (lambda: sample.weighted_scan(1, 1, 64, 128, ROWS, 64), "quantised:int16"),
+    *((lambda heads=heads: sample.weighted_scan(1, 1, heads, 128, ROWS, 64), policy)
+      for heads in (16, 64) for policy in ("exact", "quantised:bf16", "quantised:int16", "quantised:int8")),
 ]
 
 

@@ -19,7 +19,8 @@ from hetcc.backends.fpga.formats import EXACT, POLICIES, accuracy, policy_of, wi
 from hetcc.backends.fpga.samples import scans as sample
 from hetcc.backends.fpga.stages import numbers
 from hetcc.backends.fpga.stages.functional import execute
-from hetcc.backends.fpga.stages.stage_graph import BufferRole, InnerProduct, NumberFormat, Scan, StageGraph
+from hetcc.backends.fpga.stages.number_format import NumberFormat
+from hetcc.backends.fpga.stages.stage_graph import BufferRole, InnerProduct, Scan, StageGraph
 from hetcc.errors import UserError
 from hetcc.ir import Graph
 

@@ -10,7 +10,10 @@ import pytest
 
 from hetcc.backends.fpga.emit import emit
 from hetcc.backends.fpga.program import load_program
+from hetcc.backends.fpga.rtl.simulation.kernel_simulation import KernelRun
 from hetcc.backends.fpga.samples import scans as sample
+from hetcc.backends.fpga.stages.functional import execute
+from hetcc.backends.fpga.stages.stage_graph import StageGraph
 from hetcc.backends.fpga.xrt.emulator import EmulatedXrt
 from hetcc.backends.fpga.xrt.faults import Fault, FaultyXrt
 from hetcc.capture import capture
@@ -24,7 +27,10 @@ from hetcc.passes.robustness import robustness
 from hetcc.pipeline import compile_captured, device_set
 from hetcc.plan.plan import LaunchStep
 from hetcc.report.repro import repro_script
-from hetcc.runtime.devices import EmulatedFpga
+from hetcc.report.verification import verification_table
+from hetcc.runtime.devices import EmulatedFpga, SimulatedFpga
+from hetcc.runtime.trace import Coverage, RunTrace, StepRecord
+from hetcc.runtime.verify import SelectionComparison, Verification, simulated_in
 from hetcc.stopwatch import Stopwatch
 
 from corpus import doors
@@ -146,3 +152,52 @@ def test_the_runtime_rings_where_the_plan_says_so() -> None:
     device.launch("decode/r0")
     program, _ = device.programs["decode/r0"]
     assert program._driver.is_listening and program.runs == 1
+
+
+def simulated_device(monkeypatch: pytest.MonkeyPatch, launch: str) -> SimulatedFpga:
+    """A loaded kernel whose simulator is the functional model: 1,000 cycles when started, 100 when rung."""
+    def run(graph: StageGraph, views: Any, _: Any, *, persistent: bool = False) -> KernelRun:
+        assert execute(graph, views)
+        return KernelRun((100 if persistent else 1000,), 7, 0, (), ())
+
+    monkeypatch.setattr("hetcc.backends.fpga.xrt.simulated.run_kernel", run)
+    monkeypatch.setattr("hetcc.backends.fpga.xrt.simulated.tools.require", lambda _: None)
+    monkeypatch.setattr("hetcc.backends.fpga.xrt.simulated.build_kernel", lambda *_, **__: None)
+    device, made = SimulatedFpga(), emit(REGION, "decode/r0")
+    files = {f"fpga/{path}": content for path, content in made.files.items()}
+    files[f"fpga/{made.entry.rpartition('/')[0]}/kernel.v"] = b""
+    device.load(replace(REGION, name="decode/r0"), files, f"fpga/{made.entry}")
+    device.programs["decode/r0"][0].by_doorbell = launch == "doorbell"
+    for name, content in arguments(3).items():
+        device.put(name, content)
+    return device
+
+
+def test_simulated_cycles_are_those_of_the_launch_that_was_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    for launch, cycles in (("start", 1000), ("doorbell", 100), ("start", 1000)):
+        device = simulated_device(monkeypatch, launch)
+        for _ in range(2):
+            evidence = device.launch("decode/r0")
+            assert (evidence.simulated_cycles, evidence.by_doorbell) == (cycles, launch == "doorbell")
+        device.close()
+
+
+def record(cycles: int, *, rung: bool) -> StepRecord:
+    return StepRecord(0, "launch", "r0", "fpga", 0.0, "engine", simulated_cycles=cycles, by_doorbell=rung)
+
+
+@pytest.mark.parametrize(("rung", "text"), [
+    ((False, False), "2 runs of kernels, 12,000 cycles"),
+    ((True, True), "2 runs by doorbell, 12,000 cycles from doorbell to answer"),
+    ((False, True), "1 runs of kernels, 5,000 cycles; 1 runs by doorbell, 7,000 cycles from doorbell to answer"),
+])
+def test_both_kinds_of_cycles_are_reported_apart(rung: tuple[bool, bool], text: str) -> None:
+    plan: Any = None
+    trace = RunTrace(plan, {}, {}, (record(5000, rung=rung[0]), record(7000, rung=rung[1]), record(0, rung=True)))
+    counted = simulated_in([trace])
+    assert counted == (2, 12000, sum(rung), 5000 * rung[0] + 7000 * rung[1])
+    assert (trace.simulated_cycles, trace.doorbell_cycles) == (counted[1], counted[3])
+    found = Verification("decode", 1, 0.0, 1e-4, SelectionComparison(), Coverage({}, {}, ()), {}, 0.0, (), *counted)
+    assert text in verification_table([found])
+    assert found.to_json()["simulated"] == {"kernel_runs": 2, "cycles": 12000, "doorbell_runs": counted[2],
+                                            "doorbell_cycles": counted[3]}

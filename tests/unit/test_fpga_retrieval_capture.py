@@ -12,7 +12,7 @@ from hetcc.backends.fpga.rtl import limits
 from hetcc.backends.fpga.stages.functional import execute
 from hetcc.backends.fpga.stages.numbers import storage_type
 from hetcc.backends.fpga.stages.stage_graph import StageGraph
-from hetcc.backends.fpga.support import verdicts_of
+from hetcc.backends.fpga.support import walk
 from hetcc.capture.model import CaptureRequest
 from hetcc.capture.program import TorchProgram, graph_of
 from hetcc.ir import Graph
@@ -50,7 +50,7 @@ class Indexed(torch.nn.Module):
 
 
 def composed(graph: Graph) -> StageGraph:
-    assert all(isinstance(verdict, Supported) for node, verdict in verdicts_of(graph).items()
+    assert all(isinstance(verdict, Supported) for node, verdict in walk(graph).verdicts.items()
                if graph.node_by_name[node].operator_class.value not in ("view", "create"))
     found = compose(graph)
     assert isinstance(found, StageGraph), found

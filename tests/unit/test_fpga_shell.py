@@ -295,6 +295,14 @@ def test_the_driver_runs_simulated_hardware_unchanged() -> None:
         assert numpy.array_equal(got, expected)
     assert simulated.executed_stages == modelled.executed_stages
     assert simulated.simulated_cycles > 0 == modelled.simulated_cycles
+    started, simulated.by_doorbell = simulated.simulated_cycles, True
+    for got, expected in zip(simulated.run(arguments).values(), modelled.run(arguments).values(), strict=True):
+        assert numpy.array_equal(got, expected)
+    assert simulated.was_rung
+    forms = kernel_cycles(simulated._graph)
+    assert started == pytest.approx(forms.cycles, rel=0.05)
+    assert simulated.simulated_cycles - started == pytest.approx(forms.doorbell_cycles, rel=0.15)
+    simulated.close()
     arguments["positions"] = numpy.array([16], numpy.int64)
     with pytest.raises(UserError, match="HET-R002"):
         simulated.run(arguments)

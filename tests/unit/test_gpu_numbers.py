@@ -1,6 +1,7 @@
 """What the tables say is taken compiles and computes, on the emulated GPU, what torch or onnxruntime computes.
 
-Many operators are packed into one program, so that all of them cost one compilation.
+Many operators are packed into one program, so that all of them cost one compilation. Their code is kept in
+the user's cache under what it was made from: the graph, the importer's text, the versions of the tools.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from hetcc.backends.gpu.program import GpuProgram
 from hetcc.backends.gpu.support import ATEN_OPERATORS, ONNX_OPERATORS, GpuSupport
 from hetcc.backends.host.program import load_host_program
 from hetcc.ir import Graph
-from hetcc.store import Store
 from tests.unit import aten_calls, onnx_calls
 from tests.unit.aten_programs import graph_of_calls
 
@@ -31,9 +31,9 @@ TOLERANCE = 2e-5
 COARSE = {"float16": 2e-3, "bfloat16": 2e-2}
 
 
-def run_on_gpu(region: Graph, arguments: Mapping[str, numpy.ndarray], folder: Path) -> dict[str, numpy.ndarray]:
+def run_on_gpu(region: Graph, arguments: Mapping[str, numpy.ndarray]) -> dict[str, numpy.ndarray]:
     """Results on the emulated GPU; fails if an argument changed."""
-    emitted = emit_many({"program": region}, ("llvm-cpu",), jobs=1, store=Store(folder))["program"]
+    emitted = emit_many({"program": region}, ("llvm-cpu",), jobs=1)["program"]
     assert isinstance(emitted, EmittedRegion), emitted
     program = GpuProgram(region, emitted.files, emitted.entry, GpuMemory("local-sync"))
     results = program.run(arguments)
@@ -74,11 +74,11 @@ def double_precision(calls: list[Any]) -> dict[str, numpy.ndarray]:
     return found
 
 
-def test_every_aten_operator_of_the_table(tmp_path: Path) -> None:
+def test_every_aten_operator_of_the_table() -> None:
     calls = aten_calls.all_calls() + aten_calls.short_calls() + aten_calls.selection_calls()[-4:]
     region, arguments = graph_of_calls(calls)
     assert all(isinstance(GpuSupport().verdict(region, node), Supported) for node in region.nodes)
-    found = run_on_gpu(region, arguments, tmp_path)
+    found = run_on_gpu(region, arguments)
     assert_same(found, load_host_program(region).run(arguments))
     precise = double_precision(calls)
     assert len(precise) > 60
@@ -88,9 +88,9 @@ def test_every_aten_operator_of_the_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_selections_on_hard_rows(tmp_path: Path) -> None:
+def test_selections_on_hard_rows() -> None:
     region, arguments = graph_of_calls(aten_calls.selection_calls())
-    assert_same(run_on_gpu(region, arguments, tmp_path), load_host_program(region).run(arguments))
+    assert_same(run_on_gpu(region, arguments), load_host_program(region).run(arguments))
 
 
 def test_the_table_is_what_was_tested() -> None:
@@ -110,7 +110,7 @@ def test_every_onnx_operator_of_the_table(tmp_path: Path, newer: bool) -> None:
     expected = added if newer else ONNX_OPERATORS - added - {"IndexCopy"}
     assert {node.operator.name for node in region.nodes} == expected
     assert all(isinstance(GpuSupport().verdict(region, node), Supported) for node in region.nodes)
-    assert_same(run_on_gpu(region, arguments, tmp_path), load_host_program(region).run(arguments))
+    assert_same(run_on_gpu(region, arguments), load_host_program(region).run(arguments))
 
 
 def test_what_may_be_overwritten_is_known() -> None:

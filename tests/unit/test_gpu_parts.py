@@ -23,7 +23,6 @@ from hetcc.backends.gpu.program_file import KernelCall, ModuleCall, ProgramFile
 from hetcc.errors import UserError
 from hetcc.ir import DType, Graph
 from hetcc.passes.normalize.simplify import Simplify
-from hetcc.store import Store
 from tests.unit.aten_programs import arrays_for, capture
 
 torch = pytest.importorskip("torch")
@@ -346,11 +345,10 @@ def test_a_cache_is_not_read_after_its_update() -> None:
 
 
 @pytest.fixture(scope="module")
-def emitted(graphs: dict[str, Graph], tmp_path_factory: pytest.TempPathFactory) -> dict[str, EmittedRegion]:
-    store = Store(tmp_path_factory.mktemp("store"))
+def emitted(graphs: dict[str, Graph]) -> dict[str, EmittedRegion]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(emission, "matches_of", lambda region: matches_of(region, minimum_entries=2))
-        results = emit_many(graphs, ("interpreter",), jobs=2, store=store)
+        results = emit_many(graphs, ("interpreter",), jobs=2)
     assert all(isinstance(result, EmittedRegion) for result in results.values()), results
     return {name: result for name, result in results.items() if isinstance(result, EmittedRegion)}
 

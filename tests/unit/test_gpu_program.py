@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import numpy
 import pytest
@@ -17,7 +16,6 @@ from hetcc.backends.host.program import load_host_program, torch_guard
 from hetcc.errors import ToolError, UserError
 from hetcc.ir import DType, Graph, Role, TensorType, Value
 from hetcc.ir.subgraph import extract
-from hetcc.store import Store
 from tests.unit.aten_programs import arrays_for, capture
 
 torch = pytest.importorskip("torch")
@@ -69,9 +67,8 @@ def regions() -> dict[str, Graph]:
 
 
 @pytest.fixture(scope="module")
-def emitted(regions: dict[str, Graph], tmp_path_factory: pytest.TempPathFactory) -> dict[str, EmittedRegion]:
-    store = Store(tmp_path_factory.mktemp("store"))
-    results = emit_many(regions, ("llvm-cpu",), jobs=1, store=store)
+def emitted(regions: dict[str, Graph]) -> dict[str, EmittedRegion]:
+    results = emit_many(regions, ("llvm-cpu",), jobs=1)
     for name, result in results.items():
         assert isinstance(result, EmittedRegion), (name, result)
     return {name: result for name, result in results.items() if isinstance(result, EmittedRegion)}
@@ -145,12 +142,12 @@ def test_a_cache_that_is_also_an_output_is_one_array(regions, emitted) -> None:
     assert program.memory.view("cache2") is program.memory.view(region.updates[0].value)
 
 
-def test_regions_hand_values_over_on_the_device(regions, tmp_path: Path) -> None:
+def test_regions_hand_values_over_on_the_device(regions) -> None:
     whole = regions["decode"]
     cut = next(position for position, node in enumerate(whole.nodes) if "softmax" in node.operator.name)
     names = [node.name for node in whole.nodes]
     parts = {"first": extract(whole, names[:cut], "first"), "second": extract(whole, names[cut:], "second")}
-    results = emit_many(parts, ("llvm-cpu",), jobs=1, store=Store(tmp_path))
+    results = emit_many(parts, ("llvm-cpu",), jobs=1)
     memory = GpuMemory("local-sync")
     arrays = arrays_for(whole, decode_examples())
     for name, array in arrays.items():

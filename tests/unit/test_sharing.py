@@ -10,19 +10,23 @@ import pytest
 from hetcc import planning, sharing
 from hetcc.backends.fpga.vendor import packing
 from hetcc.capture import CapturedModel, capture
-from hetcc.capture.model import CaptureRequest
+from hetcc.capture.model import CaptureRequest, Phase
+from hetcc.cli.predict_command import prediction_text, table_text
 from hetcc.cost_model.device import load_device
 from hetcc.cost_model.price import reconfiguration
 from hetcc.emission import emit
 from hetcc.ir.subgraph import digest_of
 from hetcc.options import CompileOptions, PlacementChoice
 from hetcc.passes.phase import PlannedPhase
-from hetcc.pipeline import Compiled, compile_captured
+from hetcc.pipeline import Compiled, compile_captured, device_set
 from hetcc.plan.placement import Cost, Objective, Placement
+from hetcc.predict import loads
+from hetcc.predict.figures import Prediction, predict_sizes
 from hetcc.sharing import alone_on_chip, kernels_of, shared, with_loads
-from hetcc.stopwatch import Stopwatch
+from hetcc.stopwatch import Stopwatch, silent
 
 from corpus import doors
+from corpus.tiny import tiny
 
 CARD = load_device("u55c")
 LOAD_S = reconfiguration(CARD).time_s
@@ -110,6 +114,78 @@ def test_loads_are_kept_and_paid_where_every_other_plan_is_dearer(captured: Capt
     phase, = compiled(captured).phases
     assert phase.placement.reconfiguration.time_s == 2 * LOAD_S
     assert phase.placement.objective == pytest.approx(forced.objective)
+
+
+def predicted(captured: CapturedModel, **choice: object) -> Prediction:
+    options = CompileOptions(captured.request, choice=PlacementChoice(**choice))
+    request = captured.request
+    found, = predict_sizes(options, device_set(options), [request.batch], [request.context], samples=0,
+                           progress=silent)
+    return found
+
+
+def equal_plans(found: Prediction, made: Compiled) -> None:
+    """The same devices, and the same time with its loads."""
+    phase, = made.phases
+    assert dict(found.placement.device_of) == dict(phase.placement.device_of)
+    assert found.placement.reconfiguration == phase.placement.reconfiguration
+    assert found.placement.cost.time_s == pytest.approx(phase.placement.cost.time_s)
+    assert found.placement.objective == pytest.approx(phase.placement.objective)
+    assert found.to_json()["reconfiguration_s"] == phase.placement.reconfiguration.time_s
+    assert found.latency_s.likely == pytest.approx(found.placement.cost.time_s)
+    assert found.energy_j.likely == pytest.approx(found.placement.cost.energy_j)
+
+
+def test_a_prediction_counts_no_loads_where_a_plan_has_none(captured: CapturedModel) -> None:
+    equal_plans(predicted(captured, forced=FORCED), compiled(captured, forced=FORCED))
+
+
+@pytest.mark.usefixtures("one_kernel_per_file")
+def test_a_prediction_counts_the_loads_of_a_plan(captured: CapturedModel) -> None:
+    found = predicted(captured, forced=FORCED)
+    equal_plans(found, compiled(captured, forced=FORCED))
+    assert found.placement.reconfiguration.time_s == 2 * LOAD_S
+    load = CARD.streaming.reconfiguration_s
+    assert found.latency_s.high - found.latency_s.low > 2 * (load.high - load.low)
+    assert "loading xclbins" in prediction_text(found, CompileOptions(captured.request))
+    assert "; loading 4 s" in table_text([found, found], CompileOptions(captured.request))
+
+
+@pytest.mark.usefixtures("one_kernel_per_file")
+def test_a_prediction_that_may_choose_keeps_one_file(captured: CapturedModel) -> None:
+    found = predicted(captured, partitioner="fpga-only")
+    assert "fpga" in found.placement.device_of.values() and found.placement.reconfiguration == Cost()
+    equal_plans(found, compiled(captured, partitioner="fpga-only"))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_kernel_per_file")
+def test_the_loads_of_a_model_follow_from_its_few_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six layers of one kind are one kernel, and nothing is composed to see that they load nothing. Where every layer
+    is taken to have a kernel of its own, all caches have names of their own."""
+    request = tiny("deepseek_v32", Phase.DECODE, num_hidden_layers=6)
+    options = CompileOptions(request, choice=PlacementChoice(forced=(*FORCED, ("retrieval", "fpga"))))
+    seen: list[list[sharing.KernelUse]] = []
+
+    def packed(uses: list[sharing.KernelUse], *_: object) -> None:
+        seen.append(uses)
+
+    monkeypatch.setattr(loads, "packed", packed)
+    devices = device_set(options)
+    found, = predict_sizes(options, devices, [1], [request.context], samples=0, progress=silent)
+    assert not seen and found.placement.reconfiguration == Cost()
+    count = sum(region.device == "fpga" for region in found.placement.regions)
+    assert count >= 6
+    calls = iter(range(1000))
+    monkeypatch.setattr(loads, "digest_of", lambda _: str(next(calls)))
+    predict_sizes(options, devices, [1], [request.context], samples=0, progress=silent)
+    if not seen:
+        pytest.fail("the model has one kind of streaming region only")
+    uses, = seen
+    assert len(uses) == count and len({use.region for use in uses}) == count
+    caches = [name for use in uses for name in use.caches]
+    assert len(caches) == len(set(caches)) == 6
+    assert all(set(use.caches) <= set(use.values) for use in uses)
 
 
 def _less(placement: Placement) -> Cost:

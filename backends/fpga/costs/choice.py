@@ -1,8 +1,9 @@
 """How wide the hardware of a kernel is made: results and rows per cycle, and parts of the scanned table.
 
 Every combination that the layout allows is priced in cycles of a whole run, by the memory's rate and the core's, within
-the budget of the card's resources. What is taken has the lowest cycles times ``1 + share``, the share being the mean
-of those of slices, tables and channels: a scan of many rows takes all that makes it faster, a short one does not.
+the budget of the card's resources. What is taken has the lowest cycles times ``1 + SHARE_PRICE * share``, the share
+being the mean of those of slices, tables and channels: a scan of many rows takes all that makes it faster, a short one
+does not.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ from hetcc.backends.fpga.stages.stage_graph import (
     row_words,
 )
 
+SHARE_PRICE = 0.75
+"""What a whole card costs, as a part of the time of a run."""
 MAX_TOGETHER = 32
 """Rows per step; a wider row of the selection would cost more than the rest."""
 MAX_STEP_BITS = 60_000
@@ -117,8 +120,8 @@ def choose(graph: StageGraph, budget: Budget | None = None, clock_hz: float = DE
         if cycles >= best:
             break
         share = _share(replace(graph, parallel=parallel), budget)
-        if share is not None and cycles * (1 + share) < best:
-            best, taken = cycles * (1 + share), parallel
+        if share is not None and cycles * (1 + SHARE_PRICE * share) < best:
+            best, taken = cycles * (1 + SHARE_PRICE * share), parallel
     return taken
 
 

@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 
 from hetcc.backends.fpga.costs.cycles_attention import second_pass_cycles, weighted_sum_cost
 from hetcc.backends.fpga.costs.cycles_selections import compact_cycles, compact_state_bits, fetch_cycles, index_bits
-from hetcc.backends.fpga.costs.unit_resources import ADD_FP32, MULTIPLY_BF16, MULTIPLY_FP32, Resources, integer_dots
+from hetcc.backends.fpga.costs.unit_resources import ADD_FP32, MULTIPLY_FP32, Resources, float_dot, integer_dots
 from hetcc.backends.fpga.memory.layout import dealt_rows
 from hetcc.backends.fpga.memory.resident import residency_of
 from hetcc.backends.fpga.stages.gathers import entries_of
 from hetcc.backends.fpga.stages.long_rows import long_rows
+from hetcc.backends.fpga.stages.number_format import NumberFormat
+from hetcc.backends.fpga.stages.numbers import GRIDS
 from hetcc.backends.fpga.stages.slices import LOOKUP_LATENCY, slice_words
 from hetcc.backends.fpga.stages.stage_graph import (
     Append,
@@ -25,7 +27,6 @@ from hetcc.backends.fpga.stages.stage_graph import (
     InnerProduct,
     Lookup,
     Map,
-    NumberFormat,
     Parallelism,
     Reduce,
     Scan,
@@ -162,7 +163,18 @@ def product_latency(depth: int, form: NumberFormat) -> int:
     """Cycles from converted factors to an inner product in binary32."""
     if form.integer_bits:
         return INTEGER_MULTIPLY_LATENCY + depth_of(depth) + TO_FLOAT_LATENCY
-    return MULTIPLY_LATENCY + depth_of(depth) * ADD_LATENCY
+    elements = GRIDS[form.float_bits].elements
+    return block_latency(min(depth, elements)) + depth_of(math.ceil(depth / elements)) * ADD_LATENCY
+
+
+def compare_latency(count: int) -> int:
+    """Cycles that look for the largest exponent of a block, two levels of comparisons each; products take two."""
+    return max(math.ceil(depth_of(count) / 2), 2)
+
+
+def block_latency(count: int) -> int:
+    """Cycles from factors to the rounded sum of a block of ``count`` products."""
+    return 1 + compare_latency(count) + 2 + depth_of(count) + TO_FLOAT_LATENCY
 
 
 def conversion_latency(depth: int, form: NumberFormat) -> int:
@@ -304,7 +316,7 @@ def _inner_product_cost(graph: StageGraph, stage: InnerProduct, parallel: int) -
     """Full trees over the contracted lanes; of the result's lanes ``parallel`` at a time.
 
     A product whose operand arrives in groups (it contracts lanes another inner product made) needs one tree over a
-    group, and one over the groups of a row.
+    group, and an adder per level of one over the groups of a row.
     """
     depth = extent_product(graph, stage.over)
     results = extent_product(graph, stage.lanes)
@@ -314,7 +326,7 @@ def _inner_product_cost(graph: StageGraph, stage: InnerProduct, parallel: int) -
         width = min(parallel, depth)
         groups = math.ceil(depth / width)
         dsp = int(width * DSP_OF[NumberFormat.FP32])
-        lut = int(width * MULTIPLY_FP32.lut + (width - 1 + groups - 1) * ADD_FP32.lut)
+        lut = int(width * MULTIPLY_FP32.lut + (width - 1 + depth_of(groups)) * ADD_FP32.lut)
         latency = MULTIPLY_LATENCY + depth_of(depth) * ADD_LATENCY + groups
         return StageCost(stage.name, width, groups * results, latency, dsp, stationary, memory, lut)
     if (long := long_rows(graph)) is not None:
@@ -335,10 +347,9 @@ def product_dsp(depth: int, lanes: int, form: NumberFormat) -> int:
 
 
 def product_lut(depth: int, lanes: int, form: NumberFormat) -> int:
-    """LUTs of the adders of the same: binary32 units, or the carries of exact sums; conversions are not counted."""
+    """LUTs of the same: blocks on a grid, or the carries of exact sums; conversions are not counted."""
     if not form.integer_bits:
-        multiply = MULTIPLY_FP32 if form is NumberFormat.FP32 else MULTIPLY_BF16
-        return int(lanes * (depth * multiply.lut + (depth - 1) * ADD_FP32.lut))
+        return int(lanes * float_dot(depth, form.float_bits).lut)
     pairs = lanes // 2 if form is NumberFormat.INT8 else 0
     single = integer_dots(depth, form.integer_bits, 1).times(lanes - 2 * pairs)
     return int(single.lut + integer_dots(depth, form.integer_bits, 2).times(pairs).lut)
@@ -355,12 +366,18 @@ def _reduce_cost(graph: StageGraph, stage: Reduce, parallel: int) -> StageCost:
         tree = (count - 1) * int(ADD_FP32.lut if stage.function == "sum" else 100)
         return StageCost(stage.name, count, 1, depth_of(count) * unit_latency(stage.function), 0, 0, "none",
                          tree * rest)
-    lut = max(width - 1 + groups - 1, 1) * int(ADD_FP32.lut if stage.function == "sum" else 100)
     unit = unit_latency(stage.function)
     rows = extent_product(graph, tuple(name for name in stage.over if name in keys))
+    units = width - 1 + _joining_units(stage.function, groups) + _joining_units(stage.function, rows)
+    lut = units * int(ADD_FP32.lut if stage.function == "sum" else 100) * (min(parallel, rest) if count == 1 else 1)
     latency = depth_of(count) * unit + groups + depth_of(rows) * unit
     state = 32 * rest * (depth_of(rows) + 1)
     return StageCost(stage.name, width, groups * rest, latency, 0, state, "registers", lut)
+
+
+def _joining_units(function: str, terms: int) -> int:
+    """Units that join terms which come one after another: adders per level, comparisons of all."""
+    return depth_of(terms) if function == "sum" else terms - 1
 
 
 def unit_latency(function: str) -> int:

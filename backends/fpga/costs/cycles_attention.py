@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from hetcc.backends.fpga.stages.number_format import NumberFormat
 from hetcc.backends.fpga.stages.runs import WORD_BYTES
 from hetcc.backends.fpga.stages.stage_graph import Scan, StageGraph, WeightedSum
 
@@ -31,7 +32,6 @@ def weighted_sum_cost(graph: StageGraph, stage: WeightedSum, lanes: int) -> Stag
     """
     from hetcc.backends.fpga.costs.cycles import ADD_LATENCY, DSP_OF, MULTIPLY_LATENCY, StageCost, depth_of
     from hetcc.backends.fpga.costs.unit_resources import ADD_FP32, MULTIPLY_FP32
-    from hetcc.backends.fpga.stages.stage_graph import NumberFormat
 
     rows, width, scores = _sizes(graph, stage)
     lanes = min(lanes, scores)

@@ -16,10 +16,10 @@ from hetcc.backends.fpga.costs.cycles import (
 )
 from hetcc.backends.fpga.costs.unit_resources import ADD_FP32
 from hetcc.backends.fpga.stages.long_rows import LongRows, long_rows
+from hetcc.backends.fpga.stages.number_format import NumberFormat
 from hetcc.backends.fpga.stages.stage_graph import (
     Compact,
     InnerProduct,
-    NumberFormat,
     Parallelism,
     Scan,
     StageGraph,

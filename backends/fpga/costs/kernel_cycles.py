@@ -3,7 +3,7 @@
 The terms are those of ``rtl/shell.py``: positions and new rows are read and written, then the table streams once per
 instance, then results and answer are written. Fixed numbers of cycles are registers between the units of the shell and
 the core, counted in the RTL; memory figures are those of the model in ``memory/hbm.py``. The result is *predicted*; its
-error against simulated RTL is in docs/fpga.md.
+error against simulated RTL is in docs/fpga_simulation.md.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a whole kernel takes of the card: the closed forms of its units, times how often its structure has them.
 
-All *estimated*. ``rtl/simulation/synthesis.py`` synthesises the same kernel module by module; docs/fpga.md has both,
-and a whole small kernel synthesised flat.
+All *estimated*. ``rtl/simulation/synthesis.py`` synthesises the same kernel module by module; docs/fpga_build.md has
+both, and a whole small kernel synthesised flat.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from hetcc.backends.fpga.costs.unit_resources import (
     CARD,
     ENTRY_BITS,
     MARGIN,
-    MULTIPLY_BF16,
     MULTIPLY_FP32,
     NOTHING,
     WORD_WRITER,
@@ -32,6 +31,9 @@ from hetcc.backends.fpga.costs.unit_resources import (
     assembler,
     burst_reader,
     control_slave,
+    factor,
+    factor_bits,
+    float_dot,
     integer_dots,
     integer_to_float,
     memory,
@@ -45,6 +47,7 @@ from hetcc.backends.fpga.costs.unit_resources import (
 from hetcc.backends.fpga.memory.memory_map import MemoryMap, memory_map, side_accesses
 from hetcc.backends.fpga.memory.resident import is_resident
 from hetcc.backends.fpga.stages.long_rows import long_rows
+from hetcc.backends.fpga.stages.number_format import NumberFormat
 from hetcc.backends.fpga.stages.runs import WORD_BYTES
 from hetcc.backends.fpga.stages.stage_graph import (
     Access,
@@ -53,7 +56,6 @@ from hetcc.backends.fpga.stages.stage_graph import (
     Gather,
     InnerProduct,
     Map,
-    NumberFormat,
     Parallelism,
     Scan,
     StageGraph,
@@ -116,15 +118,14 @@ def _offered(graph: StageGraph, stage: TopK, parallel: Parallelism) -> int:
 def _arithmetic(graph: StageGraph, cost: StageCost) -> Resources:
     """Units of a stage; registers follow from how many of each kind there are."""
     stage = graph.stage(cost.name)
-    form = stage.format if isinstance(stage, InnerProduct) else NumberFormat.FP32
-    if isinstance(stage, InnerProduct) and form.integer_bits:
-        return _integers(graph, stage, graph.parallel or Parallelism())
-    unit = MULTIPLY_BF16 if form is NumberFormat.BF16 else MULTIPLY_FP32
-    products = cost.dsp / unit.dsp
-    adders = max(cost.lut - products * unit.lut, 0) / ADD_FP32.lut
+    if isinstance(stage, InnerProduct) and isinstance(graph.stage(stage.source.stage), Scan):
+        return _products(graph, stage, graph.parallel or Parallelism())
+    products = cost.dsp / MULTIPLY_FP32.dsp
+    adders = max(cost.lut - products * MULTIPLY_FP32.lut, 0) / ADD_FP32.lut
     held = _blocks(cost) if cost.memory in ("bram", "uram") and not isinstance(
         stage, (Scan, TopK, InnerProduct)) else NOTHING
-    return Resources(cost.lut, products * unit.register + adders * ADD_FP32.register, cost.dsp, 0, 0).plus(held)
+    registers = products * MULTIPLY_FP32.register + adders * ADD_FP32.register
+    return Resources(cost.lut, registers, cost.dsp, 0, 0).plus(held)
 
 
 def _blocks(cost: StageCost) -> Resources:
@@ -134,12 +135,20 @@ def _blocks(cost: StageCost) -> Resources:
     return Resources(0, 0, 0, math.ceil(cost.state_bits / _RAMB36_BITS), 0)
 
 
-def _integers(graph: StageGraph, stage: InnerProduct, parallel: Parallelism) -> Resources:
-    """Converters of the rows, multipliers with exact sums, and converters of the totals."""
+def _products(graph: StageGraph, stage: InnerProduct, parallel: Parallelism) -> Resources:
+    """Inner products of all rows that pass together."""
     if (long := long_rows(graph)) is not None:
         return long_products(long).times(parallel.together)
-    depth, bits = extent_product(graph, stage.over), stage.format.integer_bits
     lanes = min(parallel.lanes, extent_product(graph, stage.lanes))
+    depth, bits = extent_product(graph, stage.over), stage.format.float_bits
+    if not bits:
+        return _integers(graph, stage, lanes, parallel.together)
+    return factor(bits).times(depth).plus(float_dot(depth, bits).times(lanes)).times(parallel.together)
+
+
+def _integers(graph: StageGraph, stage: InnerProduct, lanes: int, rows: int) -> Resources:
+    """Converters of the rows, multipliers with exact sums, and converters of the totals."""
+    depth, bits = extent_product(graph, stage.over), stage.format.integer_bits
     pairs = lanes // 2 if stage.format is NumberFormat.INT8 else 0
     row = together((quantiser(depth, bits), integer_dots(depth, bits, 1).times(lanes - 2 * pairs),
                     integer_dots(depth, bits, 2).times(pairs),
@@ -147,8 +156,8 @@ def _integers(graph: StageGraph, stage: InnerProduct, parallel: Parallelism) -> 
     if is_resident(graph):
         # Rows are converted once, on their way into their banks.
         one = quantiser(depth, bits)
-        return row.plus(one.times(-1)).times(parallel.together).plus(one)
-    return row.times(parallel.together)
+        return row.plus(one.times(-1)).times(rows).plus(one)
+    return row.times(rows)
 
 
 def _rows(graph: StageGraph, parallel: Parallelism, latency: int) -> Resources:
@@ -172,13 +181,20 @@ def _stationary(graph: StageGraph, parallel: Parallelism) -> list[Resources]:
                 depth, results = 1, depth
             long = long_rows(graph) if first else None
             found.append(long_stationary(long) if long is not None else
-                         _held(results, depth, stage.format.integer_bits or 32, parallel.lanes))
+                         _held(results, depth, _held_bits(graph, stage), parallel.lanes))
             first = False
         if isinstance(stage, Map):
             found += [_held(max(extent_product(graph, stage.lanes), 1), 1, 32, parallel.lanes)
                       for part in stage.operands if isinstance(part, Access)
                       and not {name for name, _ in part.strides} & keys]
     return found
+
+
+def _held_bits(graph: StageGraph, stage: InnerProduct) -> int:
+    """Of a word of a stationary vector: an integer, a factor, or the binary32 number as it came."""
+    if not isinstance(graph.stage(stage.source.stage), Scan):
+        return 32
+    return stage.format.integer_bits or factor_bits(stage.format.float_bits)
 
 
 def _held(results: int, depth: int, bits: int, lanes: int) -> Resources:

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from hetcc.backends.fpga.costs.cycles import accumulator_bits
-from hetcc.backends.fpga.costs.unit_resources import Resources, integer_dots, integer_to_float, memory, together
+from hetcc.backends.fpga.costs.cycles import accumulator_bits, depth_of
+from hetcc.backends.fpga.costs.unit_resources import (
+    ADD_FP32,
+    Resources,
+    block_dot,
+    factor,
+    integer_dots,
+    integer_to_float,
+    memory,
+    together,
+)
 from hetcc.backends.fpga.stages.long_rows import LongRows
 
 
 def long_products(rows: LongRows) -> Resources:
-    """Integer products of one row with all vectors, their running sums, and the conversion of the totals."""
+    """Products of one row with all vectors: integers with running sums and the conversion of the totals, or blocks of
+    binary32 with a fold.
+    """
+    if not rows.bits:
+        factors = factor(32).times(rows.per_beat)
+        fold = ADD_FP32.plus(Resources(0, 32, 0, 0, 0)).times(depth_of(rows.beats))
+        return factors.plus(factors.plus(block_dot(rows.per_beat, 32)).plus(fold).times(rows.vectors))
     width = accumulator_bits(rows.depth, rows.bits)
     pairs = rows.vectors // 2 if rows.bits == 8 else 0
     running = Resources(width, width, 0, 0, 0)

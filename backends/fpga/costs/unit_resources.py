@@ -1,7 +1,7 @@
 """What units of the library take, as closed forms; measured against yosys by ``benchmarks/fpga/resources.py``.
 
 Every form counts what the unit is built of (comparators, registers, memory blocks); the numbers per piece were read off
-small sizes. docs/fpga.md has the error on others. No placement, no routing, no clock rate.
+small sizes. docs/fpga_build.md has the error on others. No placement, no routing, no clock rate.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+from hetcc.backends.fpga.stages.numbers import GRIDS
 
 ENTRY_BITS = 54
 """Of a candidate of a selection."""
@@ -52,7 +54,6 @@ CARD = Resources(1_304_000, 2_607_000, 9024, 2016, 960)
 MARGIN = 0.7
 """Part of the card that may be planned for: what routing and the platform leave."""
 MULTIPLY_FP32 = Resources(133, 199, 2, 0, 0)
-MULTIPLY_BF16 = Resources(68, 116, 1, 0, 0)
 ADD_FP32 = Resources(524, 260, 0, 0, 0)
 WORD_WRITER = Resources(14, 648, 0, 0, 0)
 
@@ -88,6 +89,35 @@ def integer_dots(depth: int, bits: int, vectors: int) -> Resources:
     lut = adders * (2 * bits + 1) + (8.5 * depth if pair else 0)
     register = depth * (91 if pair else 6 * bits) + adders * (2 * bits + 1.5)
     return Resources(lut, register, depth, 0, 0)
+
+
+def factor_bits(bits: int) -> int:
+    """Bits of a factor of words of ``bits`` bits: a signed significand, an exponent of 8 bits, and three flags."""
+    return bits - 7 + 8 + 3
+
+
+def factor(bits: int) -> Resources:
+    """A word of 32 or 16 bits taken apart; its significand gets its sign."""
+    return Resources(bits - 1, 0, 0, 0, 0)
+
+
+def block_dot(count: int, bits: int) -> Resources:
+    """The sum of a block of products of words of 32 or 16 bits: per product a slice or two, a comparison, a shifter
+    and an adder; one rounding.
+    """
+    # Beyond sixteen a product waits a cycle longer for the largest exponent.
+    late = 25 if count > 16 else 0
+    each, rounding = (Resources(214, 273.5 + late, 2, 0, 0), Resources(148, 130, 0, 0, 0)) if bits == 32 else (
+        Resources(121.6, 146.6 + late, 1, 0, 0), Resources(110, 140, 0, 0, 0))
+    return each.times(count).plus(rounding)
+
+
+def float_dot(depth: int, bits: int) -> Resources:
+    """An inner product of floating point vectors: its blocks, and the adders that join them."""
+    elements = GRIDS[bits].elements
+    blocks, rest = divmod(depth, elements)
+    last = block_dot(rest, bits) if rest else NOTHING
+    return block_dot(elements, bits).times(blocks).plus(last).plus(ADD_FP32.times(blocks + (rest > 0) - 1))
 
 
 def quantiser(depth: int, bits: int) -> Resources:
@@ -156,7 +186,7 @@ def control_slave(pointers: int, scalars: int) -> Resources:
     return Resources(24 * words, 32 * words + 56, 0, 0, 0)
 
 
-__all__ = ["ADD_FP32", "CARD", "ENTRY_BITS", "MARGIN", "MULTIPLY_BF16", "MULTIPLY_FP32", "NAMES", "NOTHING",
-           "WORD_WRITER", "Resources", "assembler", "burst_reader", "control_slave", "integer_dots",
-           "integer_to_float", "memory", "quantiser", "row_sorter", "run_merger", "together", "unpacker",
-           "write_combiner"]
+__all__ = ["ADD_FP32", "CARD", "ENTRY_BITS", "MARGIN", "MULTIPLY_FP32", "NAMES", "NOTHING", "WORD_WRITER",
+           "Resources", "assembler", "block_dot", "burst_reader", "control_slave", "factor", "factor_bits", "float_dot",
+           "integer_dots", "integer_to_float", "memory", "quantiser", "row_sorter", "run_merger", "together",
+           "unpacker", "write_combiner"]

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from hetcc.backends.contract import Rejected
 from hetcc.backends.fpga.memory.layout import dealt_rows, wide_scan
 from hetcc.backends.fpga.stages.long_rows import long_rows
+from hetcc.backends.fpga.stages.number_format import NumberFormat
 from hetcc.backends.fpga.stages.stage_graph import (
     Append,
     BufferRole,
     InnerProduct,
-    NumberFormat,
     Parallelism,
     Scan,
     StageGraph,

@@ -15,7 +15,16 @@ from hetcc.backends.fpga.stages import attention, numbers
 from hetcc.backends.fpga.stages.addressing import addresses
 from hetcc.backends.fpga.stages.gathers import store_rows
 from hetcc.backends.fpga.stages.numbers import Array, Floats
-from hetcc.backends.fpga.stages.operations import add, apply_function, compacted, larger, looked_up, select, smaller
+from hetcc.backends.fpga.stages.operations import (
+    add,
+    apply_function,
+    compacted,
+    inner_products,
+    larger,
+    looked_up,
+    select,
+    smaller,
+)
 from hetcc.backends.fpga.stages.packed import is_packed, packed_products
 from hetcc.backends.fpga.stages.stage_graph import (
     Access,
@@ -28,7 +37,6 @@ from hetcc.backends.fpga.stages.stage_graph import (
     InnerProduct,
     Lookup,
     Map,
-    NumberFormat,
     Operand,
     Reduce,
     Scan,
@@ -103,7 +111,6 @@ class _Run:
         self._lanes: dict[str, tuple[str, ...]] = {}
         self._key_axes: dict[str, tuple[str, ...]] = {}
         self._scores: dict[str, list[Array]] = {}
-        self._scratch: tuple[Floats, Floats] | None = None
         self._steps: dict[type, Callable[..., None]] = {
             Scan: self._scan, InnerProduct: self._inner_product, Lookup: self._lookup, Map: self._map,
             Reduce: self._reduce,
@@ -263,29 +270,13 @@ class _Run:
         stationary = cast(Floats, numpy.broadcast_to(wide, (*wide.shape[:len(stage.lanes)], *own)).reshape(
             *wide.shape[:len(stage.lanes)], depth))
         shape = tuple(self._extent[name] for name in stage.lanes)
-        if stage.format.integer_bits:
-            self._block[stage.name] = numbers.round_to(
-                self._integer_products(stage, shared, rows, stationary, shape), stage.element)
-            return
-        if stage.format is NumberFormat.BF16:
-            rows = numbers.flush(numbers.round_to(rows, DType.BFLOAT16))
-            stationary = numbers.flush(numbers.round_to(stationary, DType.BFLOAT16))
-        careful = numbers.needs_flushing(rows) or numbers.needs_flushing(stationary)
-        result = numpy.empty((*shape, rows.shape[-1]), numpy.float32)
-        scratch = self._scratch_for(depth, rows.shape[-1])
-        for point in numpy.ndindex(shape):
-            at = dict(zip(stage.lanes, point, strict=True))
-            vector = stationary[tuple(index if extent > 1 else 0 for index, extent in zip(
-                point, stationary.shape, strict=False))]
-            block = rows[tuple(at[name] if rows.shape[position] > 1 else 0 for position, name in enumerate(shared))]
-            result[point] = numbers.dot(block, vector, careful, scratch)
-        self._block[stage.name] = numbers.round_to(result, stage.element)
+        found = self._products(stage, shared, rows, stationary, shape)
+        self._block[stage.name] = numbers.round_to(found, stage.element)
 
-    @staticmethod
-    def _integer_products(stage: InnerProduct, shared: tuple[str, ...], rows: Floats, stationary: Floats,
-                          shape: tuple[int, ...]) -> Floats:
-        """Inner products of integers: one matrix product for every point of the lanes that rows and result share."""
-        bits = stage.format.integer_bits
+    def _products(self, stage: InnerProduct, shared: tuple[str, ...], rows: Floats, stationary: Floats,
+                  shape: tuple[int, ...]) -> Floats:
+        """One call for every point of the lanes that source and result share."""
+        of_table = isinstance(self._graph.stage(stage.source.stage), Scan)
         wide = numpy.broadcast_to(stationary, (*shape, stationary.shape[-1]))
         result = numpy.empty((*shape, rows.shape[-1]), numpy.float32)
         fixed = [stage.lanes.index(name) for name in shared]
@@ -295,15 +286,10 @@ class _Run:
             for at, index in zip(fixed, point, strict=True):
                 place[at] = index
             block = rows[tuple(index if rows.shape[at] > 1 else 0 for at, index in enumerate(point))]
-            vectors = wide[tuple(place)].reshape(-1, wide.shape[-1]).T
-            found = numbers.integer_dots(block, numpy.ascontiguousarray(vectors), bits)
+            vectors = numpy.ascontiguousarray(wide[tuple(place)].reshape(-1, wide.shape[-1]).T)
+            found = inner_products(block, vectors, stage.format) if of_table else numbers.tree_dots(block, vectors)
             result[tuple(place)] = found.reshape(*(shape[at] for at in free), rows.shape[-1])
         return result
-
-    def _scratch_for(self, depth: int, rows: int) -> tuple[Floats, Floats]:
-        if self._scratch is None or self._scratch[0].shape != (depth, rows):
-            self._scratch = (numpy.empty((depth, rows), numpy.float32), numpy.empty((depth, rows), numpy.float32))
-        return self._scratch
 
     def _lookup(self, stage: Lookup) -> None:
         index = self._aligned(self._block[stage.source.stage], self._lanes[stage.source.stage], stage.lanes)

@@ -9,9 +9,10 @@ import math
 from dataclasses import dataclass
 
 from hetcc.backends.contract import Rejected
+from hetcc.backends.fpga.stages.number_format import NumberFormat
 from hetcc.backends.fpga.stages.packed import is_packed
 from hetcc.backends.fpga.stages.runs import WORD_BYTES
-from hetcc.backends.fpga.stages.stage_graph import InnerProduct, NumberFormat, Scan, StageGraph
+from hetcc.backends.fpga.stages.stage_graph import InnerProduct, Scan, StageGraph
 
 MAX_TREE = 256
 """Elements of a row that one tree of adders takes at once."""

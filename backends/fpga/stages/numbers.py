@@ -1,11 +1,12 @@
 """The arithmetic of the streaming hardware, said once and to the bit; the functional model and the RTL both follow it.
 
-Everything is IEEE-754 binary32 with round to nearest even, and three decisions that keep the units small and fast:
+Everything is IEEE-754 binary32 with round to nearest even, and four decisions that keep the units small and fast:
 
 * subnormals are zero: operands are flushed before an operation and results after it, with their sign kept;
 * every NaN a unit makes is the quiet NaN ``0x7FC00000``;
 * a sum of many terms is the *aligned pairwise tree*: neighbours 2i and 2i+1 are added, an odd last term passes, and so
-  on until one is left. The order does not depend on how many lanes the hardware has, so neither do the bits.
+  on until one is left. The order does not depend on how many lanes the hardware has, so neither do the bits;
+* an inner product with rows of a table adds up blocks of neighbours on one grid (:func:`block_dots`).
 
 Comparison (top-k, maximum, relu): -0 equals +0, and NaN is larger than everything, as in ``torch.topk``.
 """
@@ -13,6 +14,7 @@ Comparison (top-k, maximum, relu): -0 equals +0, and NaN is larger than everythi
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy
 from numpy.typing import NDArray
@@ -27,8 +29,22 @@ Quantised = tuple[NDArray[numpy.int64], NDArray[numpy.int64], NDArray[numpy.bool
 
 SMALLEST_NORMAL = numpy.float32(2.0**-126)
 QUIET_NAN_BITS = 0x7FC00000
-# Products of operands at least this large are multiples of 2**-123, so that no sum of them can be subnormal.
-_SAFE_MAGNITUDE = numpy.float32(2.0**-50)
+_BLOCK_COLUMNS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """On what the products of a block are added."""
+
+    elements: int
+    """Neighbours of a block."""
+    places: int
+    """Binary places below the largest exponent of a product; even."""
+
+
+GRIDS = {32: Grid(16, 28), 16: Grid(64, 16)}
+"""By the bits of the factors. For binary32 as many places as keep a block at least as good as rounded sums, and the
+elements that a word of memory brings; for bfloat16 far more places than its factors have."""
 
 _STORAGE: dict[DType, str] = {
     DType.FLOAT32: "<f4", DType.FLOAT16: "<f2", DType.BFLOAT16: "<u2", DType.INT64: "<i8", DType.INT32: "<i4",
@@ -116,12 +132,6 @@ def sort_key(values: Floats) -> NDArray[numpy.uint32]:
     return key
 
 
-def needs_flushing(values: Floats) -> bool:
-    """Whether products with these operands could be so small that sums of them might be subnormal."""
-    magnitude = numpy.abs(values)
-    return bool(((magnitude < _SAFE_MAGNITUDE) & (magnitude > 0)).any())
-
-
 def tree_fold(terms: Floats, combine: Callable[[Floats, Floats], Floats]) -> Floats:
     """The aligned pairwise tree over axis 0 with any combining unit."""
     while len(terms) > 1:
@@ -138,32 +148,92 @@ def tree_sum(terms: Floats) -> Floats:
         return tree_fold(terms, lambda left, right: flush(left + right))
 
 
-def dot(rows: Floats, stationary: Floats, careful: bool, scratch: tuple[Floats, Floats]) -> Floats:
-    """Inner products of one stationary vector with many columns.
+def block_dots(rows: Floats, vectors: Floats, bits: int = 32) -> Floats:
+    """Inner products of rows of a table with stationary vectors, as the multipliers beside the table make them.
+
+    The exact products of a block of neighbours are added on one grid (:data:`GRIDS`): its unit is the largest product's
+    power of two (of the exponents of both factors) less some places, to which every product is rounded down. That sum
+    is exact and is rounded once, to binary32; the sums of the blocks are added by the aligned tree. A block of binary32
+    is off by less than ``2**-24`` of its largest product, beside that one rounding; whole numbers stay exact.
 
     Args:
-        rows: ``[D, N]``, flushed.
-        stationary: ``[D]``, flushed.
-        careful: whether results can be subnormal (:func:`needs_flushing` of either operand).
-        scratch: two arrays ``[D, N]``, overwritten.
+        rows: ``[D, N]``, flushed; a row is a column.
+        vectors: ``[D, M]``, flushed.
+        bits: of the factors: 32, or 16 for values that bfloat16 can hold.
 
     Returns:
-        ``[N]``: products rounded to binary32, added by the aligned pairwise tree.
+        ``[M, N]``.
     """
-    source, target = scratch
-    numpy.multiply(rows, stationary[:, None], out=source)
-    if careful:
-        return tree_sum(flush(source))
-    count = len(source)
-    while count > 1:
-        half = count // 2
-        numpy.add(source[0:2 * half:2], source[1:2 * half:2], out=target[:half])
-        if count % 2:
-            target[half] = source[count - 1]
-        count = half + count % 2
-        source, target = target, source
-    total: Floats = source[0].copy()
-    return total
+    depth, count = rows.shape
+    grid = GRIDS[bits]
+    missing = -depth % grid.elements
+    if missing:
+        rows, vectors = (numpy.pad(part, ((0, missing), (0, 0))) for part in (rows, vectors))
+    finite = bool(numpy.isfinite(rows).all() and numpy.isfinite(vectors).all())
+    found = numpy.empty((vectors.shape[1], count), numpy.float32)
+    factors, powers = numpy.ascontiguousarray(vectors.T).astype(numpy.float64), _exponents(vectors.T)
+    for start in range(0, count, _BLOCK_COLUMNS):
+        part = rows[:, start:start + _BLOCK_COLUMNS]
+        wide, exponents = part.astype(numpy.float64), _exponents(part)
+        scratch = numpy.empty_like(wide), numpy.empty_like(exponents)
+        for at in range(len(factors)):
+            with numpy.errstate(invalid="ignore"):
+                numpy.multiply(wide, factors[at][:, None], out=scratch[0])
+            numpy.add(exponents, powers[at][:, None], out=scratch[1])
+            found[at, start:start + _BLOCK_COLUMNS] = tree_sum(_block_sums(*scratch, grid, finite))
+    return found
+
+
+def _exponents(values: Floats) -> NDArray[numpy.int16]:
+    """Biased exponents; of a zero one so small that no product with it is the largest."""
+    exponents = (numpy.ascontiguousarray(values).view(numpy.uint32) >> numpy.uint32(23)) & numpy.uint32(255)
+    signed = exponents.astype(numpy.int16)
+    signed[signed == 0] = -512
+    return signed
+
+
+def _block_sums(products: NDArray[numpy.float64], exponents: NDArray[numpy.int16], grid: Grid, finite: bool) -> Floats:
+    """The sums of the blocks of exact products ``[D, N]``, which are overwritten: a row per block."""
+    shape = (len(products) // grid.elements, grid.elements, products.shape[1])
+    blocks = products.reshape(shape)
+    largest = numpy.maximum(exponents.reshape(shape).max(axis=1), 0).astype(numpy.int64)
+    # A product is its significands times 2**(sum of the biased exponents - 254).
+    places = 254 + grid.places - largest
+    special = None
+    if not finite:
+        special = _special_sums(blocks)
+        blocks[~numpy.isfinite(blocks)] = 0
+    numpy.multiply(blocks, _power_of_two(places)[:, None], out=blocks)
+    numpy.floor(blocks, out=blocks)
+    sums = flush_tiny(blocks.sum(axis=1) * _power_of_two(-places))
+    return sums if special is None else numpy.where(special == 0, sums, special)
+
+
+def _special_sums(products: NDArray[numpy.float64]) -> Floats:
+    """Of blocks ``[B, elements, N]`` the infinity or NaN that they add up to; zero of those that are finite."""
+    up, down = numpy.isposinf(products).any(axis=1), numpy.isneginf(products).any(axis=1)
+    nan = numpy.isnan(products).any(axis=1) | (up & down)
+    infinite = numpy.where(up, numpy.inf, numpy.where(down, -numpy.inf, 0)).astype(numpy.float32)
+    return canonical(numpy.where(nan, numpy.float32(numpy.nan), infinite))
+
+
+def _power_of_two(exponents: NDArray[numpy.int64]) -> NDArray[numpy.float64]:
+    """``2**exponents`` within the normal range of binary64."""
+    return ((exponents + 1023) << 52).view(numpy.float64)
+
+
+def tree_dots(rows: Floats, vectors: Floats) -> Floats:
+    """Inner products of what another product made with stationary vectors: rounded products, the aligned tree.
+
+    Args:
+        rows: ``[D, N]``, flushed; a row is a column.
+        vectors: ``[D, M]``, flushed.
+
+    Returns:
+        ``[M, N]``.
+    """
+    with numpy.errstate(over="ignore", invalid="ignore", under="ignore"):
+        return numpy.stack([tree_sum(flush(rows * vector[:, None])) for vector in vectors.T])
 
 
 def quantise(vectors: Floats, bits: int) -> Quantised:

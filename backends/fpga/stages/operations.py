@@ -9,8 +9,10 @@ import numpy
 from numpy.typing import NDArray
 
 from hetcc.backends.fpga.stages import numbers
+from hetcc.backends.fpga.stages.number_format import NumberFormat
 from hetcc.backends.fpga.stages.numbers import Array, Floats
 from hetcc.errors import InternalError
+from hetcc.ir import DType
 
 
 def select(scores: Floats, k: int, largest: bool) -> NDArray[numpy.int64]:
@@ -25,6 +27,24 @@ def select(scores: Floats, k: int, largest: bool) -> NDArray[numpy.int64]:
     best = numpy.partition(rank, count - k)[count - k:]
     best.sort()
     return (numpy.uint64(0xFFFFFFFF) - (best[::-1] & numpy.uint64(0xFFFFFFFF))).astype(numpy.int64)
+
+
+def inner_products(rows: Floats, vectors: Floats, form: NumberFormat) -> Floats:
+    """Inner products of table rows with stationary vectors in a format, to the bit of the hardware.
+
+    Args:
+        rows: ``[D, N]``, flushed; a row is a column.
+        vectors: ``[D, M]``, flushed.
+        form: of both factors.
+
+    Returns:
+        ``[M, N]``.
+    """
+    if form.integer_bits:
+        return numbers.integer_dots(rows, vectors, form.integer_bits)
+    if form is NumberFormat.BF16:
+        rows, vectors = (numbers.flush(numbers.round_to(part, DType.BFLOAT16)) for part in (rows, vectors))
+    return numbers.block_dots(rows, vectors, form.float_bits)
 
 
 def compacted(flags: NDArray[numpy.bool_], capacity: int, fill: int) -> tuple[NDArray[numpy.int64],

@@ -16,6 +16,7 @@ import numpy
 from numpy.typing import NDArray
 
 from hetcc.backends.fpga.stages import numbers
+from hetcc.backends.fpga.stages.number_format import NumberFormat
 from hetcc.backends.fpga.stages.numbers import Array, Floats
 from hetcc.backends.fpga.stages.runs import WORD_BYTES
 from hetcc.backends.fpga.stages.stage_graph import (
@@ -24,7 +25,6 @@ from hetcc.backends.fpga.stages.stage_graph import (
     Buffer,
     BufferRole,
     InnerProduct,
-    NumberFormat,
     Packing,
     Scan,
     Stage,
@@ -169,9 +169,7 @@ def packed_products(rows: Array, vectors: Floats, bits: int) -> Floats:
     else:
         words = numpy.ascontiguousarray(rows.T[:, :4 * flat.shape[1]]).view("<f4")
         floats = numbers.flush(numpy.ascontiguousarray(words.T))
-        careful = numbers.needs_flushing(floats) or numbers.needs_flushing(flat)
-        scratch = (numpy.empty_like(floats), numpy.empty_like(floats))
-        found = numpy.stack([numbers.dot(floats, vector, careful, scratch) for vector in flat])
+        found = numbers.block_dots(floats, numpy.ascontiguousarray(flat.T))
     return found.reshape(*vectors.shape[:-1], rows.shape[-1])
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, get_args
 
+from hetcc.backends.fpga.stages.number_format import NumberFormat
 from hetcc.backends.fpga.stages.stage_json import decode, encode_fields
 from hetcc.errors import InternalError
 from hetcc.ir import DType
@@ -29,23 +30,6 @@ class Axis:
     """``i*`` instances, ``k*`` rows of the table, ``l*`` lanes and everything else (selected entries, new rows)."""
     extent: int
     """Trip count, at least 2 (loops of one are dropped)."""
-
-
-class NumberFormat(Enum):
-    """How the factors of an inner product with the table are held; see docs/fpga.md, "Number formats"."""
-
-    FP32 = "fp32"
-    """As they are: the policy ``exact``."""
-    BF16 = "bf16"
-    """Rounded to bfloat16; products are exact in binary32 and added in binary32."""
-    INT16 = "int16"
-    """Integers times one power of two per row and per stationary vector; added exactly."""
-    INT8 = "int8"
-
-    @property
-    def integer_bits(self) -> int:
-        """Bits of an integer format, 0 of a floating point one."""
-        return {"int16": 16, "int8": 8}.get(self.value, 0)
 
 
 class BufferRole(Enum):

@@ -1,6 +1,6 @@
 """The text files around a kernel: metadata, memory connections, packaging script and Makefile for the vendor's tools.
 
-None of these was run through Vivado or ``v++`` here; docs/fpga.md says so where their use is described.
+None of these was run through Vivado or ``v++`` here; docs/fpga_build.md says so where their use is described.
 """
 
 from __future__ import annotations

@@ -66,6 +66,8 @@ class ComputeUnit:
         self.executed_stages = 0
         self.listening = False
         """In the persistent mode."""
+        self.was_rung = False
+        """Whether the last run was asked for by the doorbell, not by ap_start."""
         self._kept = KeptTable(self.graph, strict) if self.graph is not None and is_resident(self.graph) else None
         self._heard = 0
 
@@ -102,7 +104,7 @@ class ComputeUnit:
             self._run(rung)
 
     def compute(self, graph: StageGraph, views: Mapping[str, NDArray[numpy.generic]]) -> tuple[int, int]:
-        """Run once on the buffers, by the functional model.
+        """Run once on the buffers, by the functional model; ``was_rung`` says what asked for it.
 
         Returns:
             status and cycles of the answer; the model has no cycles.
@@ -125,6 +127,7 @@ class ComputeUnit:
             layout, kind = layout_of(self.graph, buffer.name), storage_type(buffer.element)
             dense = parts[0][:layout.size_bytes] if layout.plain else layout.gather(parts)
             views[buffer.name] = dense.view(kind)
+        self.was_rung = sequence > 0
         given = self._kept.exchange(views, self.registers[self._map.of_buffer(self._kept.name)[0].position]) \
             if self._kept is not None and self._map is not None else views
         status, cycles = self.compute(self.graph, given)

@@ -210,6 +210,8 @@ class KernelDriver:
             state = self._listening.state()
             states = self._xrt.ert_cmd_state
             ended = state in (states.ERT_CMD_STATE_ERROR, states.ERT_CMD_STATE_ABORT)
+            if ended:
+                self._listening = None
             if ended or time.monotonic() > end:
                 what = f"its run is in state {_name_of(state)}" if ended else f"none in {timeout_ms} ms"
                 raise ToolError("HET-F002", f"no answer to doorbell {self._sequence}: {what}", where=self._name,

@@ -1,7 +1,7 @@
 """A pyxrt-shaped module object whose compute units execute the functional model of a stage graph.
 
 It has two memories, as a card has: what the host wrote reaches the compute unit only by a sync, and the other way
-round. :class:`EmulatedXrt` refuses what real XRT takes silently and gets wrong (see the table in docs/fpga.md);
+round. :class:`EmulatedXrt` refuses what real XRT takes silently and gets wrong (table in docs/fpga_simulation.md);
 :class:`LenientXrt` does as XRT 2.13 does. Names follow pyxrt.
 """
 

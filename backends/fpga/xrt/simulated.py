@@ -59,12 +59,15 @@ class SimulatedUnit(ComputeUnit):
         super().__init__(packed)
         self._verilog, self._simulators = verilog, simulators
         self.simulated_cycles = 0
-        """Of all runs, from ap_start to the interrupt."""
+        """Of all runs: from ap_start to the interrupt, or from the doorbell to its answer."""
 
     def compute(self, graph: StageGraph, views: Mapping[str, NDArray[numpy.generic]]) -> tuple[int, int]:
-        """Run once on the buffers, in the simulated hardware."""
+        """Run once on the buffers, in the simulated hardware, which each time begins from its reset.
+
+        A kernel that listens is put into the persistent mode and rung once, so it is that run whose cycles count.
+        """
         folder = self._simulators.folder_of(graph, self.packed.name, self._verilog)
-        done = run_kernel(graph, views, folder)
+        done = run_kernel(graph, views, folder, persistent=self.was_rung)
         self.simulated_cycles += sum(done.cycles)
         if done.status == STATUS_COMPLETED:
             self.executed_stages += _stages_of(graph)

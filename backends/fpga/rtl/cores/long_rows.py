@@ -16,14 +16,16 @@ from hetcc.backends.fpga.costs.cycles import INTEGER_MULTIPLY_LATENCY, accumulat
 from hetcc.backends.fpga.costs.cycles_long import CONVERTED, long_latency
 from hetcc.backends.fpga.rtl.cores.point import Point
 from hetcc.backends.fpga.rtl.cores.top import StreamCore
+from hetcc.backends.fpga.rtl.units.blocks import Factors
 from hetcc.backends.fpga.rtl.units.fold import Fold
 from hetcc.backends.fpga.rtl.units.fp32 import flushed
 from hetcc.backends.fpga.rtl.units.library import Library, delay
 from hetcc.backends.fpga.rtl.units.merge import pulse
-from hetcc.backends.fpga.rtl.units.products import Dot, IntegerDots
+from hetcc.backends.fpga.rtl.units.products import IntegerDots, float_dots
 from hetcc.backends.fpga.rtl.units.quantise import IntegerToFloat, integer_of
 from hetcc.backends.fpga.stages.long_rows import long_rows
-from hetcc.backends.fpga.stages.stage_graph import InnerProduct, NumberFormat, Scan, StageGraph
+from hetcc.backends.fpga.stages.number_format import NumberFormat
+from hetcc.backends.fpga.stages.stage_graph import InnerProduct, Scan, StageGraph
 from hetcc.errors import InternalError
 
 BEAT_WORDS = 16
@@ -180,18 +182,16 @@ class LongRowCore(StreamCore):
         return self._later(m, point, values, long_latency(long) - 1)
 
     def _floats(self, m: Module, point: Point, beat: Any) -> list[Any]:
-        """Binary32: a tree over a beat, then the fold over the beats of the row."""
+        """Binary32: a block per beat, then the fold over the beats of the row."""
         long = self._long
         missing = long.beats * long.per_beat - long.depth
         words = [flushed(beat.word_select(at, 32)) for at in range(long.per_beat)]
         for at in range(long.per_beat - missing, long.per_beat):
-            # A vector is +0 there, so the product is -0, which changes no sum.
-            words[at] = Mux(point.valid, Const(1 << 31, 32), words[at])
+            words[at] = Mux(point.valid, 0, words[at])
+        vectors = [self._library.place(m, f"hetcc_factors{long.per_beat}_32", lambda: Factors(long.per_beat, 32),
+                                       {"row": port.data}, ("factors",), clocked=False)[0] for port in self._ports]
         found = []
-        for port in self._ports:
-            total = self._library.place(
-                m, f"hetcc_dot{long.per_beat}", lambda: Dot(self._library, long.per_beat, NumberFormat.FP32),
-                {"row": Cat(*words), "stationary": port.data}, ("result",))[0]
+        for total in float_dots(m, self._library, 32, Cat(*words), vectors, long.per_beat):
             there = pulse(m, self._arrived, product_latency(long.per_beat, NumberFormat.FP32), self.start)
             _, result = self._library.place(
                 m, f"hetcc_fold{long.beats}", lambda: Fold(self._library, long.beats),

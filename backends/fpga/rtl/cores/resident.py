@@ -21,7 +21,8 @@ from hetcc.backends.fpga.rtl.cores.top import StreamCore
 from hetcc.backends.fpga.rtl.units.fp32 import flushed
 from hetcc.backends.fpga.rtl.units.library import Library, delay
 from hetcc.backends.fpga.rtl.units.quantise import VectorQuantiser, to_bfloat16
-from hetcc.backends.fpga.stages.stage_graph import NumberFormat, Parallelism, StageGraph, row_words
+from hetcc.backends.fpga.stages.number_format import NumberFormat
+from hetcc.backends.fpga.stages.stage_graph import Parallelism, StageGraph, row_words
 
 ROW_NUMBER_BITS = 32
 

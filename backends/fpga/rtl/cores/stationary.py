@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from amaranth import Cat, Module, Mux, Signal
+from amaranth import Cat, Elaboratable, Module, Mux, Signal
 from amaranth.lib.memory import Memory
 
+from hetcc.backends.fpga.rtl.units.blocks import factor_of
 from hetcc.backends.fpga.rtl.units.fp32 import flushed
+from hetcc.backends.fpga.rtl.units.library import Library
 from hetcc.backends.fpga.rtl.units.quantise import to_bfloat16
-from hetcc.backends.fpga.stages.stage_graph import Access, InnerProduct, Lookup, Map, NumberFormat, StageGraph
+from hetcc.backends.fpga.stages.number_format import NumberFormat
+from hetcc.backends.fpga.stages.stage_graph import Access, InnerProduct, Lookup, Map, StageGraph
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,8 @@ class Load:
     operand: Access
     lanes: int
     fast: int
+    meets_rows: bool = False
+    """Whether an inner product with rows of a table takes it, in the format of that."""
 
     @property
     def words(self) -> int:
@@ -39,33 +44,61 @@ def loops_of(graph: StageGraph, operand: Any) -> tuple[str, ...]:
     return ()
 
 
-def loaded_memory(m: Module, core: Any, load: Load, width: int, lane: int, base: int, word: Any, taken: Any,
-                  form: NumberFormat) -> Any:
-    """Words of every ``width``-th lane, one lane's words side by side, filled as they come; its read port.
+class HeldWords(Elaboratable):
+    """Groups of ``fast`` words, written a word at a time and read a group at a time.
 
     Args:
-        m: where it goes.
-        core: the streaming core, for ``start`` and ``load_data``.
+        bits: of a word.
+        fast: words of a group.
+        groups: how many.
+    """
+
+    def __init__(self, bits: int, fast: int, groups: int) -> None:
+        self._bits, self._fast, self._groups = bits, fast, groups
+        self.write = Signal()
+        self.write_group = Signal(range(max(groups, 2)))
+        self.write_place = Signal(range(max(fast, 2)))
+        self.word = Signal(bits)
+        self.group = Signal(range(max(groups, 2)))
+        self.data = Signal(bits * fast)
+
+    def elaborate(self, _platform: Any) -> Module:
+        """See the class."""
+        m = Module()
+        m.submodules.words = memory = Memory(shape=self._bits * self._fast, depth=self._groups, init=[])
+        write, read = memory.write_port(granularity=self._bits), memory.read_port(domain="comb")
+        m.d.comb += [write.addr.eq(self.write_group), write.data.eq(self.word.replicate(self._fast)),
+                     write.en.eq(Mux(self.write, 1 << self.write_place, 0)), read.addr.eq(self.group),
+                     self.data.eq(read.data)]
+        return m
+
+
+@dataclass(frozen=True)
+class HeldPort:
+    """Where groups of words are read."""
+
+    addr: Any
+    data: Any
+
+
+def loaded_memories(m: Module, library: Library, load: Load, width: int, active: Any, word: Any,
+                    form: NumberFormat | None, start: Any) -> list[HeldPort]:
+    """Words of an operand, one lane's words side by side, filled as they come; a memory for every ``width``-th lane.
+
+    Args:
+        m: where they go.
+        library: makes them.
         load: the operand.
         width: lanes that are read at a time, a power of two.
-        lane: which of them.
-        base: number of the operand's first word among all that are loaded.
-        word: number of the word that comes.
-        taken: whether one comes.
-        form: binary32, or bfloat16 into which words are rounded.
+        active: whether a word of this operand comes.
+        word: the binary32 word that comes.
+        form: of the factors that are held, a floating point one; None for the words as they come.
+        start: before the first.
     """
     groups = load.lanes // width
-    given = flushed(core.load_data) if form is NumberFormat.FP32 else to_bfloat16(core.load_data)
-    memory = Memory(shape=len(given) * load.fast, depth=groups, init=[])
-    m.submodules += memory
-    port = memory.write_port(granularity=len(given))
-    offset = Signal.like(word)
-    m.d.comb += offset.eq(word - base)
-    at_lane = Signal(range(load.lanes + 1))
-    within = Signal(range(load.fast + 1))
+    at_lane, within = Signal(range(load.lanes + 1)), Signal(range(load.fast + 1))
     # Counters instead of a division: lanes pass slowest, words of a lane fastest.
-    active = taken & (word >= base) & (word < base + load.words)
-    with m.If(core.start):
+    with m.If(start):
         m.d.sync += [at_lane.eq(0), within.eq(0)]
     with m.Elif(active):
         with m.If(within == load.fast - 1):
@@ -73,11 +106,23 @@ def loaded_memory(m: Module, core: Any, load: Load, width: int, lane: int, base:
         with m.Else():
             m.d.sync += within.eq(within + 1)
     # Where all lanes are read at once their number need not be a power of two.
-    mine = active & ((at_lane if groups == 1 else at_lane & (width - 1)) == lane)
-    m.d.comb += [port.addr.eq(at_lane >> (width.bit_length() - 1) if groups > 1 else 0),
-                 port.data.eq(given.replicate(load.fast)),
-                 port.en.eq(Mux(mine, 1 << within, 0))]
-    return memory.read_port(domain="comb")
+    turn = at_lane if groups == 1 else at_lane & (width - 1)
+    held = flushed(word)
+    if form is not None:
+        held = factor_of(to_bfloat16(word) if form is NumberFormat.BF16 else held, form.float_bits)
+    given = Signal(len(held))
+    m.d.comb += given.eq(held)
+    write_group = Signal(range(max(groups, 2)))
+    m.d.comb += write_group.eq(at_lane >> (width.bit_length() - 1) if groups > 1 else 0)
+    ports = []
+    for lane in range(width):
+        group = Signal(range(max(groups, 2)))
+        data = library.place(
+            m, f"hetcc_held{load.fast}x{len(given)}_{groups}", lambda: HeldWords(len(given), load.fast, groups),
+            {"write": active & (turn == lane), "write_group": write_group,
+             "write_place": within[:(max(load.fast, 2) - 1).bit_length()], "word": given, "group": group}, ("data",))[0]
+        ports.append(HeldPort(group, data))
+    return ports
 
 
 def incoming_vector(m: Module, core: Any, depth: int, word: Any) -> tuple[Any, Any]:
@@ -127,4 +172,4 @@ def converted_memories(m: Module, load: Load, width: int, vector: Any, valid: An
     return ports
 
 
-__all__ = ["Load", "converted_memories", "incoming_vector", "loaded_memory", "loops_of"]
+__all__ = ["Load", "converted_memories", "incoming_vector", "loaded_memories", "loops_of"]

@@ -24,18 +24,20 @@ from amaranth import Cat, Const, Elaboratable, Module, Mux, Signal, signed
 
 from hetcc.backends.fpga.costs.cycles import extent_product, product_latency, quantise_latency
 from hetcc.backends.fpga.memory.layout import dealt_rows
+from hetcc.backends.fpga.rtl.cores.collect import collected
 from hetcc.backends.fpga.rtl.cores.point import Point as _Point
-from hetcc.backends.fpga.rtl.cores.stationary import Load, converted_memories, incoming_vector, loaded_memory
+from hetcc.backends.fpga.rtl.cores.stationary import Load, converted_memories, incoming_vector, loaded_memories
 from hetcc.backends.fpga.rtl.limits import scanning_product, selection_of
 from hetcc.backends.fpga.rtl.memory.stream_output import place_stream_output, streamed_loops
 from hetcc.backends.fpga.rtl.units.compaction import place_compaction
 from hetcc.backends.fpga.rtl.units.element_units import aligned, applied, bits_of, is_flag, lane_places
-from hetcc.backends.fpga.rtl.units.fp32 import flushed
+from hetcc.backends.fpga.rtl.units.fp32 import Flushed, flushed
 from hetcc.backends.fpga.rtl.units.library import Library, delay, latency_of
 from hetcc.backends.fpga.rtl.units.merge import pulse
 from hetcc.backends.fpga.rtl.units.products import floats_of
 from hetcc.backends.fpga.rtl.units.quantise import VectorQuantiser, to_bfloat16
 from hetcc.backends.fpga.rtl.units.topk import INDEX_BITS, TopKUnit
+from hetcc.backends.fpga.stages.number_format import NumberFormat
 from hetcc.backends.fpga.stages.stage_graph import (
     Access,
     Compact,
@@ -43,7 +45,6 @@ from hetcc.backends.fpga.stages.stage_graph import (
     InnerProduct,
     Lookup,
     Map,
-    NumberFormat,
     Reduce,
     Scan,
     StageGraph,
@@ -133,7 +134,7 @@ class StreamCore(Elaboratable):
                 depth = extent_product(self._graph, stage.over)
                 first = isinstance(self._graph.stage(stage.source.stage), Scan)
                 lanes = extent_product(self._graph, stage.lanes) if first else depth
-                found.append(Load(stage.stationary, lanes, depth if first else 1))
+                found.append(Load(stage.stationary, lanes, depth if first else 1, first))
             if isinstance(stage, Lookup):
                 found.append(Load(stage.table, extent_product(self._graph, stage.over), 1))
             if isinstance(stage, Map):
@@ -208,8 +209,9 @@ class StreamCore(Elaboratable):
 
     def _hold(self, m: Module, load: Load, width: int, base: int, word: Any, taken: Any) -> None:
         """The memories of one operand, which ``width`` lanes read at a time."""
-        form = self._form if not base else NumberFormat.FP32
-        memories = [loaded_memory(m, self, load, width, lane, base, word, taken, form) for lane in range(width)]
+        form = self._form if load.meets_rows else None
+        active = taken & (word >= base) & (word < base + load.words)
+        memories = loaded_memories(m, self._library, load, width, active, self.load_data, form, self.start)
         self._tables.append((memories, load.lanes // width))
 
     def _issue(self, m: Module, loaded: Any) -> tuple[_Point, Any]:
@@ -227,11 +229,13 @@ class StreamCore(Elaboratable):
             m.d.sync += assembled.eq(Cat(assembled, self.row_data)[32 * self.beat_words:])
             m.d.sync += beat.eq(Mux(beat == self.beats - 1, 0, beat + 1))
         m.d.sync += full.eq((full & ~advance) | (self.row_valid & self.row_ready & (beat == self.beats - 1)))
-        words = [assembled.word_select(at, 32) for at in range(self.row_words * self.together)]
+        size = 32 * self.row_words
+        words = [self._library.place(m, f"hetcc_flushed{self.row_words}", lambda: Flushed(self.row_words),
+                                     {"row": assembled[at * size:(at + 1) * size]}, ("result",), clocked=False)[0]
+                 for at in range(self.together)]
         sides = {f"side{at}": Signal(32 * self.together, name=f"held{at}") for at in range(self.own_sides)}
         with m.If(advance):
-            m.d.sync += [row.eq(Cat(*(flushed(word) for word in words))), group.eq(0), active.eq(1),
-                         left.eq(left - 1)]
+            m.d.sync += [row.eq(Cat(*words)), group.eq(0), active.eq(1), left.eq(left - 1)]
             m.d.sync += [held.eq(data) for held, data in zip(sides.values(), self.side_data, strict=False)]
         with m.Elif(active):
             m.d.sync += group.eq(group + 1)
@@ -309,20 +313,9 @@ class StreamCore(Elaboratable):
         """Of every row, ``count`` values that come one after another into one, by the aligned tree."""
         if count == 1:
             return replace(point, groups=1)
-        arrived = Signal(range(count))
-        complete = point.valid & (arrived == count - 1)
-        with m.If(point.valid):
-            m.d.sync += arrived.eq(Mux(complete, 0, arrived + 1))
-        with m.If(self.start):
-            m.d.sync += arrived.eq(0)
-        trees = []
-        for given in point.values:
-            window = [Signal(32) for _ in range(count - 1)]
-            with m.If(point.valid):
-                m.d.sync += [place.eq(value) for place, value in zip(window, (*window[1:], given), strict=True)]
-            trees.append(self._library.tree(m, function, [*window, given]))
+        complete, values, latency = collected(m, self._library, self.start, point, count, function)
         gathered = replace(point, valid=complete, group=Const(0, 1), groups=1)
-        return self._later(m, gathered, [value for value, _ in trees], trees[0][1])
+        return self._later(m, gathered, values, latency)
 
     def _map(self, m: Module, stage: Map, points: dict[str, _Point], tables: Any) -> _Point:
         point, streams = aligned(m, stage, points)

@@ -27,19 +27,29 @@ def flushed(value: Any) -> Any:
     return Mux(value[23:31] == 0, Cat(Const(0, 31), value[31]), value)
 
 
-class Multiplier(Elaboratable):
-    """``product = a * b``, :data:`MULTIPLY_LATENCY` cycles later, rounded to nearest even.
+class Flushed(Elaboratable):
+    """A row of ``words`` words of 32 bits, flushed; no register."""
 
-    Args:
-        bits: of each factor, the upper ones of a binary32: 32, or 16 for bfloat16.
-    """
+    def __init__(self, words: int) -> None:
+        self._words = words
+        self.row = Signal(32 * words)
+        self.result = Signal(32 * words)
+
+    def elaborate(self, _platform: Any) -> Module:
+        """See the class."""
+        m = Module()
+        m.d.comb += self.result.eq(Cat(*(flushed(self.row.word_select(at, 32)) for at in range(self._words))))
+        return m
+
+
+class Multiplier(Elaboratable):
+    """``product = a * b``, :data:`MULTIPLY_LATENCY` cycles later, rounded to nearest even."""
 
     latency = MULTIPLY_LATENCY
 
-    def __init__(self, bits: int = 32) -> None:
-        self._missing = 32 - bits
-        self.a = Signal(bits)
-        self.b = Signal(bits)
+    def __init__(self) -> None:
+        self.a = Signal(32)
+        self.b = Signal(32)
         self.result = Signal(32)
 
     def elaborate(self, _platform: Any) -> Module:
@@ -73,24 +83,23 @@ class Multiplier(Elaboratable):
 
     def _multiply(self, m: Module) -> tuple[Any, Any, Any, Any, Any]:
         """Two cycles: unpack with the special cases, then the significand product."""
-        a, b = (Cat(Const(0, self._missing), factor) for factor in (self.a, self.b))
+        a, b = self.a, self.b
         zero = (a[23:31] == 0) | (b[23:31] == 0)
         sign_in = a[31] ^ b[31]
         infinite = is_infinite(a) | is_infinite(b)
         nan = is_nan(a) | is_nan(b) | (infinite & zero)
-        missing = self._missing
-        left, right = Signal(24 - missing), Signal(24 - missing)
+        left, right = Signal(24), Signal(24)
         exponent1 = Signal(range(-1024, 1024))
         sign1, special1, forced1 = Signal(), Signal(), Signal(32)
         m.d.sync += [
-            left.eq(Cat(a[missing:23], Const(1, 1))), right.eq(Cat(b[missing:23], Const(1, 1))),
+            left.eq(Cat(a[:23], Const(1, 1))), right.eq(Cat(b[:23], Const(1, 1))),
             exponent1.eq(a[23:31] + b[23:31] - 127), sign1.eq(sign_in), special1.eq(nan | infinite | zero),
             forced1.eq(Mux(nan, QUIET_NAN_BITS, Mux(infinite, Cat(Const(_INFINITY, 31), sign_in),
                                                     Cat(Const(0, 31), sign_in)))),
         ]
         product, exponent2 = Signal(48), Signal.like(exponent1)
         sign2, special2, forced2 = Signal(), Signal(), Signal(32)
-        m.d.sync += [product.eq((left * right) << 2 * missing), exponent2.eq(exponent1), sign2.eq(sign1),
+        m.d.sync += [product.eq(left * right), exponent2.eq(exponent1), sign2.eq(sign1),
                      special2.eq(special1), forced2.eq(forced1)]
         return sign2, special2, forced2, exponent2, product
 

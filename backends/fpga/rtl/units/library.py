@@ -16,7 +16,6 @@ from hetcc.backends.fpga.rtl.units.fp32 import Adder, Multiplier, is_nan
 
 _BINARY_UNITS: dict[str, tuple[str, Callable[[], Any]]] = {
     "mul": ("hetcc_fp32_multiply", Multiplier), "add": ("hetcc_fp32_add", Adder),
-    "mul16": ("hetcc_bf16_multiply", lambda: Multiplier(16)),
 }
 
 
@@ -32,7 +31,7 @@ class Library:
         self.modules: dict[str, tuple[Any, tuple[Any, ...]]] = {}
 
     def place(self, m: Module, name: str, make: Callable[[], Any], inputs: dict[str, Any],
-              outputs: Sequence[str]) -> tuple[Any, ...]:
+              outputs: Sequence[str], *, clocked: bool = True) -> tuple[Any, ...]:
         """One unit with its inputs connected; its outputs.
 
         Args:
@@ -41,6 +40,7 @@ class Library:
             make: builds it; its ports are attributes.
             inputs: attribute -> what drives it.
             outputs: attributes to return.
+            clocked: whether it has registers or memories.
         """
         if not self.shared:
             unit = make()
@@ -53,13 +53,14 @@ class Library:
             self.modules[name] = (unit, ports)
         unit = self.modules[name][0]
         found = tuple(Signal(len(getattr(unit, port)), name=f"{name}_{port}") for port in outputs)
+        clock = {"i_clk": ClockSignal(), "i_rst": ResetSignal()} if clocked else {}
         m.submodules += Instance(
-            name, i_clk=ClockSignal(), i_rst=ResetSignal(), **{f"i_{port}": value for port, value in inputs.items()},
+            name, **clock, **{f"i_{port}": value for port, value in inputs.items()},
             **{f"o_{port}": signal for port, signal in zip(outputs, found, strict=True)})
         return found
 
     def binary(self, m: Module, function: str, left: Any, right: Any) -> Any:
-        """A two-operand unit: mul, mul16 (of bfloat16), add, sub, max or min."""
+        """A two-operand unit: mul, add, sub, max or min."""
         if function == "sub":
             return self.binary(m, "add", left, right ^ (1 << 31))
         if function in _BINARY_UNITS:
@@ -94,8 +95,7 @@ class Library:
 
 def latency_of(function: str) -> int:
     """Cycles of a unit."""
-    return {"mul": MULTIPLY_LATENCY, "mul16": MULTIPLY_LATENCY, "add": ADD_LATENCY,
-            "sub": ADD_LATENCY}.get(function, SELECT_LATENCY)
+    return {"mul": MULTIPLY_LATENCY, "add": ADD_LATENCY, "sub": ADD_LATENCY}.get(function, SELECT_LATENCY)
 
 
 def delay(m: Module, value: Any, cycles: int) -> Any:

@@ -6,32 +6,54 @@ from typing import Any
 
 from amaranth import Cat, Elaboratable, Module, Signal
 
-from hetcc.backends.fpga.costs.cycles import INTEGER_MULTIPLY_LATENCY, accumulator_bits, depth_of, product_latency
+from hetcc.backends.fpga.costs.cycles import (
+    INTEGER_MULTIPLY_LATENCY,
+    accumulator_bits,
+    block_latency,
+    depth_of,
+    product_latency,
+)
+from hetcc.backends.fpga.costs.unit_resources import factor_bits
+from hetcc.backends.fpga.rtl.units.blocks import BlockDot, Factors
 from hetcc.backends.fpga.rtl.units.library import Library, delay
 from hetcc.backends.fpga.rtl.units.quantise import IntegerToFloat
-from hetcc.backends.fpga.stages.stage_graph import NumberFormat
+from hetcc.backends.fpga.stages.number_format import NumberFormat
+from hetcc.backends.fpga.stages.numbers import GRIDS
 
 _PACK_SHIFT = 18
 
 
-class Dot(Elaboratable):
-    """Of floating point vectors: all products at once, then the aligned tree."""
 
-    def __init__(self, library: Library, depth: int, form: NumberFormat = NumberFormat.FP32) -> None:
-        self._library = library
-        self._depth = depth
-        self._unit, self._bits = ("mul", 32) if form is NumberFormat.FP32 else ("mul16", 16)
-        self.row = Signal(self._bits * depth)
-        self.stationary = Signal(self._bits * depth)
+
+class Dot(Elaboratable):
+    """Of floating point vectors: a sum per block of neighbours, then the aligned tree over the blocks.
+
+    Args:
+        library: makes the units.
+        depth: elements of a vector.
+        bits: of the words that the factors were made of: 32, or 16 for bfloat16.
+    """
+
+    def __init__(self, library: Library, depth: int, bits: int) -> None:
+        self._library, self._depth, self._bits = library, depth, bits
+        self.row = Signal(factor_bits(bits) * depth)
+        self.stationary = Signal(factor_bits(bits) * depth)
         self.result = Signal(32)
 
     def elaborate(self, _platform: Any) -> Module:
         """See the class."""
         m = Module()
-        bits = self._bits
-        products = [self._library.binary(m, self._unit, self.row.word_select(at, bits),
-                                         self.stationary.word_select(at, bits)) for at in range(self._depth)]
-        value, _ = self._library.tree(m, "add", products)
+        size, sums = factor_bits(self._bits), []
+        elements = min(GRIDS[self._bits].elements, self._depth)
+        for start in range(0, self._depth, elements):
+            count = min(elements, self._depth - start)
+            part = slice(start * size, (start + count) * size)
+            found = self._library.place(
+                m, f"hetcc_block{count}_{self._bits}",
+                lambda count=count: BlockDot(self._library, count, self._bits),  # type: ignore[misc]
+                {"row": self.row[part], "stationary": self.stationary[part]}, ("result",))[0]
+            sums.append(delay(m, found, block_latency(elements) - block_latency(count)))
+        value, _ = self._library.tree(m, "add", sums)
         m.d.comb += self.result.eq(value)
         return m
 
@@ -96,6 +118,14 @@ class IntegerDots(Elaboratable):
         return found
 
 
+def float_dots(m: Module, library: Library, bits: int, row: Any, vectors: list[Any], depth: int) -> list[Any]:
+    """The inner products of a row of flushed words of ``bits`` bits with vectors of factors."""
+    factors = library.place(m, f"hetcc_factors{depth}_{bits}", lambda: Factors(depth, bits), {"row": row},
+                            ("factors",), clocked=False)[0]
+    return [library.place(m, f"hetcc_dot{depth}_{bits}", lambda: Dot(library, depth, bits),
+                          {"row": factors, "stationary": vector}, ("result",))[0] for vector in vectors]
+
+
 def floats_of(m: Module, library: Library, form: NumberFormat, row: Any, vectors: list[Any], depth: int) -> list[Any]:
     """The inner products of a row with vectors, ``product_latency(depth, form)`` cycles later.
 
@@ -104,14 +134,12 @@ def floats_of(m: Module, library: Library, form: NumberFormat, row: Any, vectors
         library: makes them.
         form: of both factors.
         row: ``depth`` words; of an integer format the exponent of the row follows them.
-        vectors: the same for each result.
+        vectors: the same for each result, in a floating point format as factors (``blocks.factor_of``).
         depth: length of the vectors.
     """
     bits = form.integer_bits
     if not bits:
-        name = f"hetcc_dot{depth}" + ("" if form is NumberFormat.FP32 else f"_{form.value}")
-        return [library.place(m, name, lambda: Dot(library, depth, form), {"row": row, "stationary": vector},
-                              ("result",))[0] for vector in vectors]
+        return float_dots(m, library, form.float_bits, row, vectors, depth)
     size = 2 if bits == 8 and len(vectors) > 1 else 1
     integers, width, found = bits * depth, accumulator_bits(depth, bits), []
     for start in range(0, len(vectors), size):
@@ -131,4 +159,4 @@ def floats_of(m: Module, library: Library, form: NumberFormat, row: Any, vectors
     return found
 
 
-__all__ = ["Dot", "IntegerDots", "floats_of", "product_latency"]
+__all__ = ["Dot", "IntegerDots", "float_dots", "floats_of", "product_latency"]

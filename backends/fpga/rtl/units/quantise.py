@@ -72,17 +72,20 @@ class IntegerToFloat(Elaboratable):
     Args:
         width: bits of the two's complement total.
         bits: of the integers whose products were added up.
+        infinite: whether there are ports that say the result is an infinity, and a negative one.
     """
 
     latency = TO_FLOAT_LATENCY
 
-    def __init__(self, width: int, bits: int) -> None:
+    def __init__(self, width: int, bits: int, *, infinite: bool = False) -> None:
         self._width = width
         # The exponent of a total of 2**p is p + exponents - 2 * (127 + bits - 2), and binary32 adds 127 to it.
         self._bias = 2 * (127 + bits - 2) - 127
         self.total = Signal(width)
         self.exponents = Signal(9)
         self.bad = Signal()
+        self.infinite: Any = Signal(name="infinite") if infinite else Const(0, 1)
+        self.negative: Any = Signal(name="negative") if infinite else Const(0, 1)
         self.result = Signal(32)
 
     def elaborate(self, _platform: Any) -> Module:
@@ -104,12 +107,14 @@ class IntegerToFloat(Elaboratable):
         kept, guard, rest = shifted[width - 24:], shifted[width - 25], shifted[:width - 25]
         m.d.comb += [rounded.eq(kept + (guard & (rest.any() | kept[0]))), final.eq(exponent + rounded[24])]
         nothing = ~shifted[width - 1]
+        infinite, negative = (delay(m, flag, 2) for flag in (self.infinite, self.negative))
         m.d.sync += self.result.eq(
             Mux(delay(m, self.bad, 2), 0x7FC00000,
-                Mux(nothing, 0,
-                    Mux(final <= 0, Cat(Const(0, 31), sign2),
-                        Mux(final >= 255, Cat(Const(0xFF << 23, 31), sign2),
-                            Cat(rounded[:23], final[:8], sign2))))))
+                Mux(infinite, Cat(Const(0xFF << 23, 31), negative),
+                    Mux(nothing, 0,
+                        Mux(final <= 0, Cat(Const(0, 31), sign2),
+                            Mux(final >= 255, Cat(Const(0xFF << 23, 31), sign2),
+                                Cat(rounded[:23], final[:8], sign2)))))))
         return m
 
 

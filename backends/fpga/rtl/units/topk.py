@@ -1,5 +1,5 @@
 """Exact top-k in hardware at ``width`` candidates per cycle, whatever the data: rows are sorted, merged to runs of at
-least k, and every run is merged with the best so far. See docs/fpga.md for the algorithm and its cycles.
+least k, and every run is merged with the best so far. See docs/fpga_stages.md for the algorithm and its cycles.
 
 An entry is one number: real (1 bit), the score's sort key (32), the complement of its index (20; 25 beyond 2**20
 candidates), and whether a zero was negative (1). So "larger" is the order wanted: score first, lower index first among
