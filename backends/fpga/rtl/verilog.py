@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import tempfile
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from hetcc.backends.fpga import tools
 from hetcc.backends.fpga.memory.layout import is_wide
 from hetcc.backends.fpga.rtl.limits import check
 from hetcc.backends.fpga.stages.stage_graph import Parallelism, StageGraph, row_words
+from hetcc.copies import in_copies
 from hetcc.errors import UserError
 from hetcc.garbage import uncollected
 
@@ -50,7 +52,7 @@ def write(graph: StageGraph, kernel: str, lanes: int) -> bytes:
         ToolError: HET-T001, no yosys; HET-T002, it failed.
     """
     library, core = _core_of(graph, kernel, lanes)
-    return _written({kernel: _netlist(core, kernel, core.ports())}, library)
+    return _written(_Modules(library, {kernel: (core, core.ports())}))
 
 
 def write_kernel(graph: StageGraph, kernel: str) -> bytes:
@@ -70,10 +72,12 @@ def write_kernel(graph: StageGraph, kernel: str) -> bytes:
     with uncollected():
         library, core = _core_of(graph, kernel, parallel.lanes, parallel.together,
                                  whole_steps=is_wide(graph) is not None)
+        modules = _Modules(library, {f"{kernel}_core": (core, core.ports())})
+        # The core first: its units are then written beside the shell.
+        modules.write(f"{kernel}_core")
         shell = Shell(graph, library, core, kernel)
-        texts = {kernel: _netlist(shell, kernel, shell.ports()),
-                 f"{kernel}_core": _netlist(core, f"{kernel}_core", core.ports())}
-        return _written(texts, library)
+        modules.given[kernel] = (shell, shell.ports())
+        return _written(modules)
 
 
 def text_of(unit: Any, name: str, ports: tuple[Any, ...], library: Library) -> bytes:
@@ -89,7 +93,7 @@ def text_of(unit: Any, name: str, ports: tuple[Any, ...], library: Library) -> b
         ToolError: HET-T001, no yosys; HET-T002, it failed.
     """
     tools.require_yosys()
-    return _written({name: _netlist(unit, name, ports)}, library)
+    return _written(_Modules(library, {name: (unit, ports)}))
 
 
 def _core_of(graph: StageGraph, kernel: str, lanes: int, together: int = 1, *,
@@ -107,18 +111,45 @@ def _core_of(graph: StageGraph, kernel: str, lanes: int, together: int = 1, *,
     return library, core_of(graph, library, lanes, together, words)
 
 
-def _written(texts: dict[str, str], library: Library) -> bytes:
-    """One file of the given modules and of all units they refer to."""
-    # Units may themselves refer to units, so look again until no new name appears.
-    while missing := [name for name in library.modules if name not in texts]:
-        for name in missing:
-            unit, ports = library.modules[name]
-            texts[name] = _netlist(unit, name, ports)
+class _Modules:
+    """Netlists by module, as far as they are made."""
+
+    def __init__(self, library: Library, given: dict[str, tuple[Any, tuple[Any, ...]]]) -> None:
+        self._library, self.given = library, given
+        self.texts: dict[str, str] = {}
+
+    def missing(self) -> list[str]:
+        """Modules that are known and have no netlist."""
+        return [name for name in (*self.given, *self._library.modules) if name not in self.texts]
+
+    def write(self, name: str) -> None:
+        """Make the netlist of a module; units that it places are known then."""
+        unit, ports = self.given[name] if name in self.given else self._library.modules[name]
+        self.texts[name] = _netlist(unit, name, ports)
+
+    def written_from(self, name: str) -> dict[str, str]:
+        """The netlists of a module, unless there is one, and of all units that become known by it."""
+        before = {*self.texts, *self.missing()} - {name}
+        while new := [one for one in self.missing() if one not in before]:
+            for one in new:
+                self.write(one)
+        return {one: text for one, text in self.texts.items() if one not in before}
+
+
+def _written(modules: _Modules) -> bytes:
+    """One file of the given modules and of all units they refer to, which are made on all processors."""
+    from amaranth.hdl import UnusedElaboratable
+
+    # What a copy of this process elaborates looks unused here.
+    warnings.filterwarnings("ignore", category=UnusedElaboratable)
+    names = modules.missing()
+    for found in in_copies(lambda at: modules.written_from(names[at]), len(names), least=2):
+        modules.texts |= found
     with tempfile.TemporaryDirectory(prefix="hetcc-rtl-") as name:
         folder = Path(name)
         reads = []
-        for module in sorted(texts):
-            (folder / f"{module}.il").write_text(texts[module])
+        for module, text in sorted(modules.texts.items()):
+            (folder / f"{module}.il").write_text(text)
             reads.append(f"read_rtlil {module}.il\n")
         (folder / "write.ys").write_text("".join(reads) + _SCRIPT)
         tools.run_yosys("write.ys", folder)
