@@ -37,8 +37,10 @@ LARGE = {
         lambda: sample_retrieval.entry_scan(128, 1_000_000, 65_536, 64),
     "page bounds in two tables, 8,192 pages of 128, k = 256": lambda: sample_retrieval.bounds_scan(128, 8192, 256),
 }
+CONTENTS = 8
+"""Of each kernel: other numbers."""
 RUNS = 16
-"""Of each kernel, on other numbers."""
+"""On each of them, one after the other, so that they meet refreshes of the memory at different moments."""
 SMALL = {
     "threshold, 4,096 rows of 32, capacity 64, list full early": lambda: sample_retrieval.threshold_scan(32, 4096, 64),
     "threshold, 4,096 rows of 32, capacity 64, nothing passes":
@@ -123,12 +125,13 @@ def kernels(words: str = "") -> None:
         graph = composed(make())
         with tempfile.TemporaryDirectory(prefix="hetcc-retrieval-") as folder:
             build_kernel(write_kernel(graph, "kernel"), "kernel", graph, Path(folder))
-            cycles, same = [], True
-            for seed in range(RUNS):
+            cycles: list[int] = []
+            same = True
+            for seed in range(CONTENTS):
                 got = arguments_of(graph, seed)
                 expected = {key: array.copy() for key, array in got.items()}
                 execute(graph, expected)
-                cycles.append(run_kernel(graph, got, Path(folder)).cycles[0])
+                cycles += run_kernel(graph, got, Path(folder), runs=RUNS).cycles
                 same &= all(array.tobytes() == expected[key].tobytes() for key, array in got.items())
             predicted, mean = kernel_cycles(graph).cycles, statistics.mean(cycles)
             print(f"{name}: {mean:,.0f} cycles ({min(cycles):,} to {max(cycles):,}), closed form {predicted:,} "

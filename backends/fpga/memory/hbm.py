@@ -65,7 +65,8 @@ class HbmModel:
             least: cycles per row of whoever takes them.
         """
         beats = math.ceil(row_bytes / 64) * self.beat_cycles(clock_hz)
-        opening = (self.precharge_ns + self.activate_ns) * clock_hz * 1e-9
+        # Refreshes take their part of waiting as they do of sequential reads.
+        opening = (self.precharge_ns + self.activate_ns) / self.sequential_fraction * clock_hz * 1e-9
         waiting = [beats + opening - between * beats for between in range(math.ceil(opening / beats))]
         at_once = (self.banks - len(waiting)) * max(beats, least)
         return (at_once + sum(max(cycles, least) for cycles in waiting)) / self.banks
