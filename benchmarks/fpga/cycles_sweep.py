@@ -21,7 +21,7 @@ import numpy
 from hetcc.backends.fpga.compose.compose import compose
 from hetcc.backends.fpga.costs.choice import choose
 from hetcc.backends.fpga.costs.kernel_cycles import kernel_cycles
-from hetcc.backends.fpga.rtl.simulation.kernel_simulation import build_kernel, run_kernel
+from hetcc.backends.fpga.rtl.simulation.kernel_simulation import APART_CYCLES, build_kernel, run_kernel
 from hetcc.backends.fpga.rtl.verilog import write_kernel
 from hetcc.backends.fpga.samples import scans as sample
 from hetcc.backends.fpga.stages import numbers
@@ -68,7 +68,8 @@ def main() -> None:
         graph = replace(composed, parallel=given or choose(composed))
         with tempfile.TemporaryDirectory(prefix="hetcc-sweep-") as folder:
             build_kernel(write_kernel(graph, "swept"), "swept", graph, Path(folder))
-            started, rung = (run_kernel(graph, contents(graph), Path(folder), runs=RUNS, persistent=persistent).cycles
+            started, rung = (run_kernel(graph, contents(graph), Path(folder), runs=RUNS, persistent=persistent,
+                                         apart=APART_CYCLES).cycles
                              for persistent in (False, True))
         said, wide = kernel_cycles(graph), graph.parallel or Parallelism()
         print(f"| {name} | {wide.lanes} x {wide.together}, {wide.stripes} | {compared(started, said.cycles)} | "

@@ -33,14 +33,18 @@ SEEN: tuple[tuple[Any, ...], ...] = (
     ("merge", 1, 32), ("merge", 8, 16), ("merge", 2, 64), ("merge", 1, 512), ("merge", 1, 1024), ("merge", 1, 4096),
     ("keep", 8, 16), ("keep", 1, 512), ("keep", 1, 2048), ("quantise", 64, 8), ("reader", 256, 64), ("combiner", 2),
     ("unpacker", 2), ("unpacker", 8), ("unpacker", 16), ("unpacker", 32), ("unpacker", 4, 8), ("unpacker", 4, 16),
-    ("unpacker", 2, 4), ("unpacker", 8, 16), ("control", 9), ("assembler", 32, 16),
+    ("unpacker", 2, 4), ("unpacker", 8, 16), ("control", 9), ("assembler", 32, 16), ("lookup", 300, 1, 1),
+    ("lookup", 300, 2, 1), ("lookup", 300, 4, 1), ("lookup", 1000, 4, 1), ("lookup", 4096, 1, 1),
+    ("lookup", 4096, 2, 1), ("lookup", 1000, 4, 2), ("lookup", 4096, 4, 2), ("lookup", 8192, 4, 2),
+    ("lookup", 30_522, 8, 2),
 )
 """Known while the forms were written."""
 HELD_OUT: tuple[tuple[Any, ...], ...] = (
     ("dots", 32, 16, 1), ("dots", 32, 8, 1), ("float", 30, 8), ("control", 12), ("assembler", 64, 8),
     ("reader", 128, 32), ("quantise", 12, 8), ("merge", 2, 32), ("keep", 2, 256), ("merge", 4, 128), ("dots", 24, 8, 2),
     ("block", 3, 32), ("block", 6, 32), ("block", 12, 32), ("block", 48, 16), ("block", 5, 16), ("factors", 8, 32),
-    ("quantise", 48, 16), ("reader", 1024, 64), ("merge", 16, 128), ("keep", 16, 128),
+    ("quantise", 48, 16), ("reader", 1024, 64), ("merge", 16, 128), ("keep", 16, 128), ("unpacker", 4, 64),
+    ("unpacker", 8, 64), ("unpacker", 4, 8, 64), ("unpacker", 4, 32), ("lookup", 700, 2, 2), ("lookup", 2000, 1, 1),
 )
 """Synthesised after the forms were written."""
 
@@ -48,6 +52,7 @@ HELD_OUT: tuple[tuple[Any, ...], ...] = (
 def unit_of(name: str, *sizes: int) -> tuple[Any, tuple[Any, ...]]:
     """A unit and its ports."""
     from hetcc.backends.fpga.rtl.control import AxiLiteControl
+    from hetcc.backends.fpga.rtl.cores.slices import LookupMemory
     from hetcc.backends.fpga.rtl.memory.axi import BurstReader, WordWriter, WriteCombiner
     from hetcc.backends.fpga.rtl.memory.axi_streams import OFFSET_BITS, Assembler, Unpacker
     from hetcc.backends.fpga.rtl.units.blocks import BlockDot, Factors
@@ -74,6 +79,7 @@ def unit_of(name: str, *sizes: int) -> tuple[Any, tuple[Any, ...]]:
         "reader": (BurstReader, (*BurstReader.INPUTS, *BurstReader.OUTPUTS)),
         "writer": (WordWriter, (*WordWriter.INPUTS, *WordWriter.OUTPUTS)),
         "combiner": (lambda size: WriteCombiner(size, OFFSET_BITS), (*WriteCombiner.INPUTS, *WriteCombiner.OUTPUTS)),
+        "lookup": (LookupMemory, (*LookupMemory.INPUTS, "result")),
         "assembler": (lambda bits, beat: Assembler(bits, beat, 2 * beat), assembler),
     }
     if name == "unpacker":
@@ -91,6 +97,7 @@ def unit_of(name: str, *sizes: int) -> tuple[Any, tuple[Any, ...]]:
 def form_of(name: str, *sizes: int) -> Resources:
     """The closed form of a unit."""
     from hetcc.backends.fpga.costs import unit_resources as forms
+    from hetcc.backends.fpga.costs.lookups import lookup_copies
 
     makers: dict[str, Callable[..., Resources]] = {
         "multiply": lambda: forms.MULTIPLY_FP32, "block": forms.block_dot,
@@ -98,6 +105,7 @@ def form_of(name: str, *sizes: int) -> Resources:
         "add": lambda: forms.ADD_FP32, "writer": lambda: forms.WORD_WRITER, "dots": forms.integer_dots,
         "quantise": forms.quantiser, "float": lambda width, _: forms.integer_to_float(width),
         "sort": forms.row_sorter, "merge": forms.run_merger,
+        "lookup": lookup_copies,
         "keep": lambda width, rows: forms.run_merger(width, rows, keep=True), "reader": forms.burst_reader,
         "combiner": forms.write_combiner, "unpacker": lambda *granules: forms.unpacker(granules),
         "control": lambda count: forms.control_slave(count - 1, 1), "assembler": forms.assembler,
@@ -110,12 +118,12 @@ def units(pattern: str) -> None:
     from hetcc.backends.fpga.rtl.simulation.synthesis import synthesise
     from hetcc.store import Store
 
-    print("| unit | LUT form / yosys | FF form / yosys | DSP, BRAM | |\n|---|---|---|---|---|")
+    print("| unit | LUT form / yosys | FF form / yosys | DSP, BRAM, URAM | |\n|---|---|---|---|---|")
     store = Store()
     for what, cases in (("fitted", FITTED), ("seen", SEEN), ("held out", HELD_OUT)):
         for case in (case for case in cases if pattern in f"{what} {case[0]}"):
             form, seen = form_of(*case), synthesise([unit_of(*case)], store)[0]
-            memory = f"{form.dsp:g} / {seen.dsp:g}, {form.bram36:g} / {seen.bram36:g}"
+            memory = f"{form.dsp:g} / {seen.dsp:g}, {form.bram36:g} / {seen.bram36:g}, {form.uram:g} / {seen.uram:g}"
             print(f"| {case[0]} {', '.join(map(str, case[1:]))} | {_pair(form.lut, seen.lut)} | "
                   f"{_pair(form.register, seen.register)} | {memory} | {what} |", flush=True)
 

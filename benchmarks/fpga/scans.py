@@ -34,10 +34,11 @@ from hetcc.backends.fpga.memory.layout import layout_of, wide_scan
 from hetcc.backends.fpga.memory.memory_map import HBM_BANKS, memory_map
 from hetcc.backends.fpga.rtl.simulation.kernel_simulation import KernelRun, build_kernel, run_kernel
 from hetcc.backends.fpga.rtl.verilog import write_kernel
+from hetcc.backends.fpga.samples import retrieval
 from hetcc.backends.fpga.samples import scans as sample
 from hetcc.backends.fpga.stages import numbers
 from hetcc.backends.fpga.stages.functional import execute
-from hetcc.backends.fpga.stages.stage_graph import BufferRole, Scan, StageGraph
+from hetcc.backends.fpga.stages.stage_graph import BufferRole, Lookup, Scan, StageGraph
 from hetcc.ir import Graph
 
 
@@ -73,6 +74,8 @@ CASES = {
     "64 heads bf16": Case(lambda rows: sample.weighted_scan(1, 1, 64, 128, rows, 64), "quantised:bf16"),
     "64 heads int16": Case(lambda rows: sample.weighted_scan(1, 1, 64, 128, rows, 64), "quantised:int16", share=0.25),
     "64 heads": Case(lambda rows: sample.weighted_scan(1, 1, 64, 128, rows, 64), share=0.25),
+    "page bounds in two tables": Case(lambda rows: retrieval.bounds_scan(128, rows, 64)),
+    "forward index, 128 entries, 30,522 words": Case(lambda rows: retrieval.entry_scan(128, rows, 30_522, 64)),
 }
 
 
@@ -86,13 +89,17 @@ def kernel_of(case: Case, rows: int) -> StageGraph:
 
 
 def random_buffers(graph: StageGraph) -> dict[str, Any]:
-    """Buffers of a kernel: random numbers, zeros in outputs and positions."""
+    """Buffers of a kernel: random numbers, zeros in outputs and positions, entries of the whole vocabulary."""
     random = numpy.random.default_rng(0)
     found = {}
+    entries = {graph.stage(stage.source.stage).table.buffer: math.prod(graph.axis(name).extent for name in stage.over)
+               for stage in graph.of_kind(Lookup)}
     for buffer in graph.buffers:
         count, kind = math.prod(buffer.shape), numbers.storage_type(buffer.element)
         floats = buffer.element.is_floating and buffer.role is not BufferRole.OUTPUT
         found[buffer.name] = random.standard_normal(count).astype(kind) if floats else numpy.zeros(count, kind)
+        if buffer.name in entries:
+            found[buffer.name] = random.integers(0, entries[buffer.name], count).astype(kind)
     return found
 
 
@@ -121,18 +128,18 @@ def measure(name: str, rows: int) -> None:
     parallel, rate = graph.parallel, rate_of(graph, graph.parallel)
     with tempfile.TemporaryDirectory(prefix="hetcc-scans-") as folder:
         done = simulated(graph, Path(folder))
-    scan: Scan = graph.of_kind(Scan)[0]
-    wide, layout = wide_scan(graph), layout_of(graph, scan.table.buffer)
+    tables = [scan.table.buffer for scan in graph.of_kind(Scan)]
+    wide, layout = wide_scan(graph), layout_of(graph, tables[0])
     assert wide is not None
     memory = memory_map(graph)
-    spans = [done.read_span[argument.master] for argument in memory.of_buffer(scan.table.buffer)]
+    spans = [done.read_span[argument.master] for table in tables for argument in memory.of_buffer(table)]
     streaming = max(last for _, last in spans) - min(first for first, _ in spans) + 1
     lut = total_of(kernel_resources(graph)).lut
     slices = case.budget.limits.dsp if case.budget else DSP_BUDGET
-    dsp_rows = slices / rate.dsp / rate.core_cycles
+    dsp_rows = slices / rate.dsp / rate.core_cycles if rate.dsp else math.inf
     channel = HbmModel().beat_cycles(DEFAULT_CLOCK_HZ)
-    words = wide.row_bytes / 64
-    all_rows = (HBM_BANKS - len(memory.masters) + layout.stripes) / channel / words
+    words = wide.row_bytes / 64 * len(tables)
+    all_rows = (HBM_BANKS - len(memory.masters) + layout.stripes * len(tables)) / channel / words
     limit = min(1 / rate.memory_cycles, dsp_rows)
     got = wide.rows / streaming
     predicted = kernel_cycles(graph).cycles

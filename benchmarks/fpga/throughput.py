@@ -56,17 +56,17 @@ def buffers_of(graph: StageGraph) -> tuple[dict[str, numpy.ndarray], dict[str, n
 
 def offered_words(stimulus: Any, words: int, together: int, width: int) -> tuple[numpy.ndarray, int]:
     """What each input of the core is given in each cycle, and the cycle of the first row."""
-    groups, loads = len(stimulus.beats), len(stimulus.load)
+    groups, (loads, load_words) = len(stimulus.beats), stimulus.load.shape
     # Two rows wait in the core while the operands are loaded; the others follow one per cycle.
     offered = numpy.zeros((loads + groups + 4000, width), numpy.uint32)
     offered[0, 0] = 1
     offered[1:1 + loads, 1] = 1
-    offered[1:1 + loads, 2] = stimulus.load
-    first = loads + 4
-    offered[first:first + groups, 3] = 1
-    offered[first:first + groups, 4:4 + words] = stimulus.beats
-    offered[:, 4 + words] = 1
-    at = 5 + words
+    offered[1:1 + loads, 2:2 + load_words] = stimulus.load
+    first, row = loads + 4, 2 + load_words
+    offered[first:first + groups, row] = 1
+    offered[first:first + groups, row + 1:row + 1 + words] = stimulus.beats
+    offered[:, row + 1 + words] = 1
+    at = row + 2 + words
     for side in stimulus.sides:
         # A side word is taken with its row, two cycles after the row was offered.
         offered[:, at] = 1

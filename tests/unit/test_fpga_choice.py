@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from hetcc.backends.fpga.compose.compose import compose
 from hetcc.backends.fpga.costs.choice import Budget, choice_report, choose, chosen, rate_of
-from hetcc.backends.fpga.costs.cycles import DSP_BUDGET
+from hetcc.backends.fpga.costs.cycles import DEFAULT_CLOCK_HZ, DSP_BUDGET
 from hetcc.backends.fpga.costs.kernel_resources import kernel_resources, total_of
 from hetcc.backends.fpga.costs.unit_resources import CARD, MARGIN
 from hetcc.backends.fpga.emit import emit
@@ -19,9 +20,10 @@ from hetcc.backends.fpga.formats import with_policy
 from hetcc.backends.fpga.memory.hbm import HbmModel
 from hetcc.backends.fpga.memory.layout import is_wide, layout_of, wide_scan
 from hetcc.backends.fpga.memory.memory_map import HBM_BANKS, memory_map
+from hetcc.backends.fpga.samples import retrieval
 from hetcc.backends.fpga.samples import scans as sample
 from hetcc.backends.fpga.stages.functional import execute
-from hetcc.backends.fpga.stages.stage_graph import BufferRole, Parallelism, StageGraph
+from hetcc.backends.fpga.stages.stage_graph import BufferRole, Parallelism, Scan, StageGraph
 from hetcc.ir import Graph
 
 ROWS = 131_072
@@ -63,6 +65,33 @@ def test_scans_of_a_large_table_come_near_memory_or_slices(make: Callable[[], Gr
         assert parallel.stripes >= 24
     banks = [master.bank for master in memory_map(graph).masters]
     assert len(set(banks)) == len(banks)
+
+
+@pytest.mark.parametrize("make", [
+    lambda: retrieval.bounds_scan(128, 16_384, 64), lambda: retrieval.entry_scan(128, ROWS, 30_522, 64),
+    lambda: retrieval.entry_scan(64, ROWS, 4096, 64),
+])
+def test_tables_that_pass_side_by_side_share_all_channels(make: Callable[[], Graph]) -> None:
+    graph = chosen(composed(make()))
+    parallel, tables = graph.parallel, [scan.table.buffer for scan in graph.of_kind(Scan)]
+    assert parallel is not None
+    assert {layout_of(graph, table).stripes for table in tables} == {parallel.together}
+    banks = [master.bank for master in memory_map(graph).masters]
+    assert len(set(banks)) == len(banks)
+    assert max(total_of(kernel_resources(graph)).shares(CARD).values()) <= MARGIN
+    words = math.prod(graph.axis(name).extent for name in graph.of_kind(Scan)[0].lanes) / 16 * len(tables)
+    limit = (HBM_BANKS - 1) / HbmModel().beat_cycles(DEFAULT_CLOCK_HZ) / words
+    rate = rate_of(graph, parallel)
+    assert rate.binds == "memory"
+    assert 1 / rate.row_cycles >= 0.9 * limit
+
+
+def test_copies_of_many_entries_take_what_memory_there_is() -> None:
+    graph = chosen(composed(retrieval.entry_scan(128, ROWS, 2**18, 64)))
+    share = total_of(kernel_resources(graph)).uram / CARD.uram
+    assert graph.parallel == Parallelism(1, 2, 2)
+    # A row of 16 positions per cycle takes 8 copies of 8 Mbit, 32 blocks each.
+    assert share == pytest.approx(2 * 8 * 32 / 960) and share <= MARGIN < share + 8 * 32 / 960
 
 
 def test_two_thousand_multipliers_pass_a_key_of_16_heads_per_cycle() -> None:

@@ -204,11 +204,11 @@ def test_a_whole_model_is_judged_quickly() -> None:
         last = b.map("cast", indices, shape=(1, 8), dtype=DType.FLOAT32)
     graph = b.graph(last)
     support = FpgaSupport()
-    start = time.perf_counter()
+    start = time.process_time()
     verdicts = [support.verdict(graph, node) for node in graph.nodes]
     assert len(verdicts) > 15_000
-    # Measured 0.3 s on an idle core; five times that under load.
-    assert time.perf_counter() - start < 5.0
+    # Measured 0.3 s on an idle core; a busy one is several times slower even by its own clock.
+    assert time.process_time() - start < 5.0
 
 
 def test_an_unstorable_type_is_refused_with_its_name() -> None:

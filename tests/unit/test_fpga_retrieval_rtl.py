@@ -179,6 +179,7 @@ def on_memory(region: Graph, folder: Path, patterns: Sequence[str]) -> None:
     lambda: sample.kept_scan(2, 16, 40, 5, counted=False), lambda: sample.flat_scan(32, 200, 9, queries=2),
     lambda: sample.entry_scan(32, 100, 300, 7), lambda: sample.entry_scan(6, 40, 20, 3, queries=2),
     lambda: sample.entry_scan(16, 50, 20, 3, weighted=False), lambda: sample.bounds_scan(16, 70, 6, groups=2),
+    lambda: sample.entry_scan(48, 33, 64, 5, queries=3), lambda: sample.bounds_scan(32, 31, 6),
     lambda: sample.fetching_scan(2, 16, 40, 5, 24), lambda: sample.fetching_scan(1, 4, 30, 7, 6, listed=False),
     lambda: sample.fetching_scan(2, 16, 20, 3, 16, appended=True),
 ])
@@ -200,7 +201,8 @@ def test_looked_up_entries_are_the_functional_model(pattern: str) -> None:
     (lambda: sample.entry_scan(1, 9, 5, 9), {"together": 2}),
     (lambda: sample.entry_scan(6, 7, 20, 2, queries=2), {}),
     (lambda: sample.entry_scan(4, 7, 20, 3, weighted=False), {"together": 2, "stall": 0.2}),
-    (lambda: sample.bounds_scan(12, 6, 2), {"stall": 0.3}),
+    (lambda: sample.bounds_scan(12, 6, 2), {"stall": 0.3}), (lambda: sample.bounds_scan(32, 10, 3), {"together": 3}),
+    (lambda: sample.entry_scan(48, 7, 20, 2, queries=2), {"together": 5, "stall": 0.2}),
 ])
 def test_every_lookup_streams(make: Callable[[], Graph], options: dict[str, Any]) -> None:
     graph = composed(make())

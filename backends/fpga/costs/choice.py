@@ -18,16 +18,16 @@ from hetcc.backends.fpga.costs.cycles import (
     DSP_BUDGET,
     MEMORY_LATENCY,
     extent_product,
-    load_cycles,
     stage_costs,
 )
 from hetcc.backends.fpga.costs.cycles_long import leaves_in_order
 from hetcc.backends.fpga.costs.cycles_resident import block_bank, resident_candidates
 from hetcc.backends.fpga.costs.unit_resources import CARD, MARGIN, NAMES, Resources
 from hetcc.backends.fpga.memory.hbm import HbmModel
-from hetcc.backends.fpga.memory.layout import WideScan, beat_words, dealt_rows, portion_words, wide_scan
+from hetcc.backends.fpga.memory.layout import WideScan, dealt_rows, is_wide, portion_words, wide_scan
 from hetcc.backends.fpga.memory.memory_map import HBM_BANKS, memory_map, side_accesses
 from hetcc.backends.fpga.memory.resident import is_resident, residency_of
+from hetcc.backends.fpga.stages.loads import load_cycles
 from hetcc.backends.fpga.stages.numbers import storage_type
 from hetcc.backends.fpga.stages.runs import WORD_BYTES, granule_of, runs_of
 from hetcc.backends.fpga.stages.stage_graph import (
@@ -106,11 +106,12 @@ def choose(graph: StageGraph, budget: Budget | None = None, clock_hz: float = DE
     budget = budget or Budget()
     if graph.of_kind(WeightedSum):
         return _scores_at_once(graph, budget)
-    if len(graph.of_kind(Scan)) != 1:
+    tables = len(graph.of_kind(Scan))
+    if tables != 1 and wide_scan(graph) is None:
         return Parallelism()
     rows = math.prod(axis.extent for axis in graph.keys)
     fetched = {stage.table.buffer for stage in graph.of_kind(Gather)}
-    masters = budget.masters - 1 - len({part.buffer for part in side_accesses(graph)} | fetched)
+    masters = (budget.masters - 1 - len({part.buffer for part in side_accesses(graph)} | fetched)) // tables
     timed = []
     for parallel in (*_candidates(graph, masters), *(_on_chip(graph, budget, masters) if budget.on_chip else ())):
         fill = MEMORY_LATENCY + load_cycles(graph) + sum(cost.latency_cycles for cost in stage_costs(graph, parallel))
@@ -169,7 +170,7 @@ def choice_report(graph: StageGraph, clock_hz: float = DEFAULT_CLOCK_HZ) -> dict
     found: dict[str, object] = {
         "results_per_cycle_and_row": parallel.lanes, "rows_per_step": parallel.together,
         "stripes_of_the_table": parallel.stripes, "memory_channels": len(memory_map(graph).masters)}
-    if len(graph.of_kind(Scan)) == 1:
+    if len(graph.of_kind(Scan)) == 1 or is_wide(graph) is not None:
         rate = rate_of(graph, parallel, clock_hz)
         memory = 1 / rate.memory_cycles if rate.memory_cycles else float(parallel.together)
         found |= {"rows_per_cycle": round(1 / rate.row_cycles, 4), "rows_per_cycle_memory": round(memory, 4),
@@ -188,7 +189,7 @@ def rate_of(graph: StageGraph, parallel: Parallelism, clock_hz: float = DEFAULT_
     """What rows cost with a choice.
 
     Args:
-        graph: the kernel, with one scan.
+        graph: the kernel, with one scan, or several tables that are dealt out wide.
         parallel: the choice.
         clock_hz: of the kernel.
         hbm: the memory.
@@ -210,7 +211,7 @@ def rate_of(graph: StageGraph, parallel: Parallelism, clock_hz: float = DEFAULT_
     if wide is not None and wide.fits(parallel):
         memory = wide.unit_words * beat / parallel.stripes / wide.unit_rows
         per_group = parallel.stripes * wide.unit_rows // parallel.together
-        portion = portion_words(beat_words(graph, wide), per_group)
+        portion = portion_words(wide.beat_words, per_group)
         core = max(core, wide.unit_words / portion / parallel.together)
     else:
         lanes = [graph.axis(name) for name in scan.lanes]
@@ -245,7 +246,7 @@ def _candidates(graph: StageGraph, masters: int) -> Iterator[Parallelism]:
     for width in lanes:
         for stripes in range(1, min(MAX_NARROW_STRIPES, masters) + 1):
             narrow = Parallelism(width, 1, stripes)
-            if wide is None or not wide.fits(narrow):
+            if wide is None or (not wide.fits(narrow) and len(graph.of_kind(Scan)) == 1):
                 yield narrow
     if wide is None:
         return
@@ -270,7 +271,7 @@ def _lane_counts(graph: StageGraph) -> list[int]:
 
 def _can_pass(graph: StageGraph, wide: WideScan, together: int) -> bool:
     """Whether so many rows can be taken at a time: blocks of rows that are reduced must not be cut."""
-    step_bits = 8 * beat_words(graph, wide) * WORD_BYTES * together // wide.unit_rows
+    step_bits = 8 * wide.beat_words * WORD_BYTES * together // wide.unit_rows * len(graph.of_kind(Scan))
     if together >= 2 * max(wide.rows, wide.unit_rows) or step_bits > MAX_STEP_BITS:
         return False
     if dealt_rows(graph) > 1:

@@ -12,10 +12,12 @@ from dataclasses import dataclass, replace
 
 from hetcc.backends.fpga.costs.cycles_attention import second_pass_cycles, weighted_sum_cost
 from hetcc.backends.fpga.costs.cycles_selections import compact_cycles, compact_state_bits, fetch_cycles, index_bits
+from hetcc.backends.fpga.costs.lookups import LOOKUP_PORTS, lookup_style
 from hetcc.backends.fpga.costs.unit_resources import ADD_FP32, MULTIPLY_FP32, Resources, float_dot, integer_dots
-from hetcc.backends.fpga.memory.layout import dealt_rows
+from hetcc.backends.fpga.memory.layout import dealt_rows, wide_scan
 from hetcc.backends.fpga.memory.resident import residency_of
 from hetcc.backends.fpga.stages.gathers import entries_of
+from hetcc.backends.fpga.stages.loads import load_cycles, load_of, load_words
 from hetcc.backends.fpga.stages.long_rows import long_rows
 from hetcc.backends.fpga.stages.number_format import NumberFormat
 from hetcc.backends.fpga.stages.numbers import GRIDS
@@ -115,7 +117,7 @@ def estimate_cycles(graph: StageGraph, clock_hz: float = DEFAULT_CLOCK_HZ) -> Es
     rows = math.prod(axis.extent for axis in graph.keys)
     instances = math.prod(axis.extent for axis in graph.instances)
     scans = graph.of_kind(Scan)
-    interval = (rate_of(graph, parallel, clock_hz).row_cycles if len(scans) == 1
+    interval = (rate_of(graph, parallel, clock_hz).row_cycles if len(scans) == 1 or wide_scan(graph) is not None
                 else float(max((cost.interval_cycles for cost in costs
                                 if not isinstance(graph.stage(cost.name), WeightedSum)), default=0)))
     # The two passes of a weighted sum come one after the other.
@@ -124,7 +126,7 @@ def estimate_cycles(graph: StageGraph, clock_hz: float = DEFAULT_CLOCK_HZ) -> Es
     appended = sum(math.prod(axis.extent for axis in stage.axes) for stage in graph.of_kind(Append))
     cycles = instances * (math.ceil(rows * interval) + fill) + appended
     scanned = 0 if parallel.block_banks + parallel.ultra_banks else sum(_row_bytes(graph, stage) for stage in scans)
-    read = instances * (rows * scanned + load_cycles(graph) * 4)
+    read = instances * (rows * scanned + load_words(graph) * 4)
     return Estimate(cycles, cycles / clock_hz, interval, rows, instances, fill, costs, sum(cost.dsp for cost in costs),
                     total_of(kernel_resources(replace(graph, parallel=parallel))), read)
 
@@ -240,15 +242,6 @@ def _row_bytes(graph: StageGraph, stage: Scan) -> int:
     return extent_product(graph, stage.lanes) * stage.element.size_bytes
 
 
-def load_cycles(graph: StageGraph) -> int:
-    """Words of stationary operands fetched before an instance starts."""
-    words = 0
-    for stage in graph.of_kind(InnerProduct):
-        names = {name for name, _ in stage.stationary.strides} & {*stage.lanes, *stage.over}
-        words += extent_product(graph, tuple(sorted(names)))
-    return words + sum(extent_product(graph, stage.over) for stage in graph.of_kind(Lookup))
-
-
 def _cost(graph: StageGraph, stage: Stage, parallel: int) -> StageCost | None:
     if isinstance(stage, InnerProduct):
         return _inner_product_cost(graph, stage, parallel)
@@ -305,11 +298,13 @@ def _selection_cost(graph: StageGraph, stage: TopK | Compact, together: int) -> 
     return StageCost(stage.name, offered, 1, drain, 0, topk_state_bits(stage.k, row_width(offered), count), "bram")
 
 
-def _lookup_cost(graph: StageGraph, stage: Lookup, copies: int, together: int) -> StageCost:
-    """A copy of the entries for each of the positions that pass in a cycle."""
-    interval = math.ceil(extent_product(graph, stage.lanes) * together / copies)
-    bits = 32 * extent_product(graph, stage.over) * copies
-    return StageCost(stage.name, copies // together, interval, LOOKUP_LATENCY, 0, bits, "uram")
+def _lookup_cost(graph: StageGraph, stage: Lookup, positions: int, together: int) -> StageCost:
+    """Copies of the entries for all positions that pass in a cycle."""
+    interval = math.ceil(extent_product(graph, stage.lanes) * together / positions)
+    load = load_of(graph, stage.table)
+    memory = "bram" if lookup_style(load.words, load.granule) == "block" else "uram"
+    bits = 32 * load.words * math.ceil(positions / LOOKUP_PORTS)
+    return StageCost(stage.name, positions // together, interval, LOOKUP_LATENCY, 0, bits, memory)
 
 
 def _inner_product_cost(graph: StageGraph, stage: InnerProduct, parallel: int) -> StageCost:

@@ -27,9 +27,11 @@ from hetcc.backends.fpga.stages.stage_graph import (
     TopK,
 )
 
-CONVERTED = 8
-"""Words of a stationary vector that become integers per cycle."""
-CONVERSION_CYCLES = 6
+CONVERTED = 16
+"""Words of a stationary vector that become integers per cycle; as many as come at most."""
+EXPONENT_CYCLES = 2
+"""Until the largest exponent of the words that come together is known."""
+CONVERSION_CYCLES = 6 + EXPONENT_CYCLES
 """From the last word of the stationary vectors until rows are taken, beside a cycle for each group of words."""
 
 
@@ -72,4 +74,5 @@ def long_cost(name: str, rows: LongRows) -> StageCost:
     return StageCost(name, rows.vectors, math.ceil(rows.row_bytes / 64), long_latency(rows), dsp, held, "bram", lut)
 
 
-__all__ = ["CONVERTED", "conversion_cycles", "fold_latency", "leaves_in_order", "long_cost", "long_latency"]
+__all__ = ["CONVERTED", "EXPONENT_CYCLES", "conversion_cycles", "fold_latency", "leaves_in_order", "long_cost",
+           "long_latency"]

@@ -21,17 +21,14 @@ from hetcc.backends.fpga.memory.layout import Layout, is_wide, layout_of
 from hetcc.backends.fpga.memory.memory_map import READ_BUFFER_BEATS
 from hetcc.backends.fpga.memory.resident import is_resident, residency_of
 from hetcc.backends.fpga.stages.gathers import entries_of, row_granule
+from hetcc.backends.fpga.stages.loads import load_cycles
 from hetcc.backends.fpga.stages.long_rows import long_rows
 from hetcc.backends.fpga.stages.numbers import storage_type
 from hetcc.backends.fpga.stages.runs import WORD_BYTES
 from hetcc.backends.fpga.stages.stage_graph import (
-    Access,
     Append,
     Compact,
     Gather,
-    InnerProduct,
-    Lookup,
-    Map,
     Parallelism,
     Scan,
     StageGraph,
@@ -61,7 +58,7 @@ class KernelCycles:
     """Predicted cycles of one run."""
 
     cycles: int
-    """From ap_start to the interrupt."""
+    """From ap_start to the interrupt; of a list of passing rows, if none pass, which takes longest."""
     append_cycles: int
     stream_cycles: int
     """All instances."""
@@ -70,6 +67,8 @@ class KernelCycles:
     """From a doorbell to its answer, on average over when it is rung."""
     fill_cycles: int = 0
     """Further ones of a run that has to read a table first which is kept on chip."""
+    spared_cycles: int = 0
+    """Fewer ones of a run whose lists of passing rows are full before its last rows."""
 
 
 def kernel_cycles(graph: StageGraph, *, hbm: HbmModel | None = None,
@@ -97,7 +96,7 @@ def kernel_cycles(graph: StageGraph, *, hbm: HbmModel | None = None,
     beat = model.beat_cycles(clock_hz)
     if is_resident(graph):
         append += FILL_CYCLES + refresh_cycles(graph, beat, read)
-    stream = _stream_cycles(graph, beat, read, waits=not graph.of_kind(Append))
+    stream = _stream_cycles(graph, model, clock_hz, read, waits=not graph.of_kind(Append))
     stream += _fetch_cycles(graph, model, clock_hz, read)
     finish = 2 * write
     cycles = START_CYCLES + append + stream + finish
@@ -105,7 +104,14 @@ def kernel_cycles(graph: StageGraph, *, hbm: HbmModel | None = None,
     look = model.hit_latency_ns * per_ns + wait
     heard = (look + POLL_CYCLES) / 2 + look + READ_CYCLES
     return KernelCycles(round(cycles), round(append), round(stream), round(finish),
-                        round(cycles - START_CYCLES - END_CYCLES + heard), round(fill_cycles(graph, beat, read)))
+                        round(cycles - START_CYCLES - END_CYCLES + heard), round(fill_cycles(graph, beat, read)),
+                        _spared(graph))
+
+
+def _spared(graph: StageGraph) -> int:
+    """What a list that is full early leaves out: its entries leave while rows still come, but for the last."""
+    lists: int = sum(max(stage.capacity, 1) - 1 for stage in graph.of_kind(Compact))
+    return lists * math.prod(axis.extent for axis in graph.instances)
 
 
 def place_cycles(layout: Layout) -> int:
@@ -117,23 +123,24 @@ def place_cycles(layout: Layout) -> int:
     return 1 + DIVISION_CYCLES * sum(1 for divisor in divisors if divisor & (divisor - 1))
 
 
-def _stream_cycles(graph: StageGraph, beat: float, read: float, *, waits: bool) -> float:
+def _stream_cycles(graph: StageGraph, hbm: HbmModel, clock_hz: float, read: float, *, waits: bool) -> float:
     """All instances. Words of the table come while the buffers have room; a step takes its words from there.
 
     Args:
         graph: the kernel.
-        beat: cycles per word of a channel, refreshes included.
+        hbm: the memory.
+        clock_hz: of the kernel.
         read: cycles from a request to its first word.
         waits: whether nothing was read before, so that the operands of the first instance come no earlier than rows.
     """
     words, step_cycles, steps = _steps_of(graph)
-    estimate = estimate_cycles(graph)
+    beat, estimate = hbm.beat_cycles(clock_hz), estimate_cycles(graph)
     pipeline = sum(cost.latency_cycles for cost in estimate.stages
                    if not isinstance(graph.stage(cost.name), (TopK, Compact, Gather, Scan)))
     drain = sum(cost.latency_cycles for cost in estimate.stages
                 if isinstance(graph.stage(cost.name), (TopK, Compact)))
     long = long_rows(graph)
-    loads = load_words(graph) + (conversion_cycles(long) if long else 0)
+    loads = load_cycles(graph, beat) + (conversion_cycles(long) if long else 0)
     loads += RESIDENT_WAIT if is_resident(graph) else 0
     parallel = graph.parallel or Parallelism()
     again = second_pass_total(graph, parallel.lanes, beat / parallel.stripes, READ_BUFFER_BEATS * parallel.stripes)
@@ -141,7 +148,9 @@ def _stream_cycles(graph: StageGraph, beat: float, read: float, *, waits: bool) 
     for instance in range(estimate.instances):
         gap = loads + INSTANCE_CYCLES if instance or waits else max(loads + INSTANCE_CYCLES - read, 0.0)
         time, held = time + gap, min(held + gap / beat, float(READ_BUFFER_BEATS))
-        streaming = max(steps * step_cycles, (words - held) * beat)
+        taken = steps * step_cycles
+        stalled = hbm.stall_cycles(words - held, taken, held / words * taken if words else 0.0, clock_hz)
+        streaming = max(taken + stalled, (words - held) * beat)
         held = min(max(held + streaming / beat - words, 0.0), float(READ_BUFFER_BEATS))
         time += streaming + again + pipeline + drain
         held = min(held + (again + pipeline + drain) / beat, float(READ_BUFFER_BEATS))
@@ -179,19 +188,4 @@ def _steps_of(graph: StageGraph) -> tuple[float, float, int]:
     return rows * size / WORD_BYTES / parallel.stripes, core, rows
 
 
-def load_words(graph: StageGraph) -> int:
-    """Words of stationary operands that are loaded for every instance, one per cycle."""
-    keys = {axis.name for axis in graph.keys}
-    words = 0
-    for stage in graph.stages:
-        if isinstance(stage, InnerProduct):
-            words += extent_product(graph, (*stage.lanes, *stage.over))
-        if isinstance(stage, Lookup):
-            words += extent_product(graph, stage.over)
-        if isinstance(stage, Map):
-            words += sum(max(extent_product(graph, stage.lanes), 1) for part in stage.operands
-                         if isinstance(part, Access) and not {name for name, _ in part.strides} & keys)
-    return words
-
-
-__all__ = ["DIVISION_CYCLES", "KernelCycles", "kernel_cycles", "load_words", "place_cycles"]
+__all__ = ["DIVISION_CYCLES", "KernelCycles", "kernel_cycles", "place_cycles"]

@@ -18,6 +18,7 @@ from hetcc.backends.fpga.costs.cycles import (
     stage_costs,
 )
 from hetcc.backends.fpga.costs.cycles_resident import banks
+from hetcc.backends.fpga.costs.lookups import lookup_copies
 from hetcc.backends.fpga.costs.resources_long import long_products, long_stationary
 from hetcc.backends.fpga.costs.unit_resources import (
     ADD_FP32,
@@ -46,16 +47,17 @@ from hetcc.backends.fpga.costs.unit_resources import (
 )
 from hetcc.backends.fpga.memory.memory_map import MemoryMap, memory_map, side_accesses
 from hetcc.backends.fpga.memory.resident import is_resident
+from hetcc.backends.fpga.stages.loads import Load, load_of, loads_of
 from hetcc.backends.fpga.stages.long_rows import long_rows
 from hetcc.backends.fpga.stages.number_format import NumberFormat
 from hetcc.backends.fpga.stages.runs import WORD_BYTES
+from hetcc.backends.fpga.stages.slices import slice_words
 from hetcc.backends.fpga.stages.stage_graph import (
-    Access,
     Append,
     Compact,
     Gather,
     InnerProduct,
-    Map,
+    Lookup,
     Parallelism,
     Scan,
     StageGraph,
@@ -120,6 +122,9 @@ def _arithmetic(graph: StageGraph, cost: StageCost) -> Resources:
     stage = graph.stage(cost.name)
     if isinstance(stage, InnerProduct) and isinstance(graph.stage(stage.source.stage), Scan):
         return _products(graph, stage, graph.parallel or Parallelism())
+    if isinstance(stage, Lookup):
+        load = load_of(graph, stage.table)
+        return lookup_copies(load.words, load.granule, cost.lanes * (graph.parallel or Parallelism()).together)
     products = cost.dsp / MULTIPLY_FP32.dsp
     adders = max(cost.lut - products * MULTIPLY_FP32.lut, 0) / ADD_FP32.lut
     held = _blocks(cost) if cost.memory in ("bram", "uram") and not isinstance(
@@ -162,7 +167,9 @@ def _integers(graph: StageGraph, stage: InnerProduct, lanes: int, rows: int) -> 
 
 def _rows(graph: StageGraph, parallel: Parallelism, latency: int) -> Resources:
     """A step's rows while they are put together and while they pass; operands that differ by row travel beside them."""
-    bits = (32 * row_words(graph) if long_rows(graph) is None else 8 * WORD_BYTES) * parallel.together
+    tables = len(graph.of_kind(Scan)) if slice_words(graph) else 1
+    words = slice_words(graph) or (WORD_BYTES // 4 if long_rows(graph) is not None else row_words(graph))
+    bits = 32 * words * tables * parallel.together
     if is_resident(graph):
         bits = 32 * row_words(graph)
     sides = 32 * len(side_accesses(graph)) * parallel.together
@@ -171,38 +178,31 @@ def _rows(graph: StageGraph, parallel: Parallelism, latency: int) -> Resources:
 
 def _stationary(graph: StageGraph, parallel: Parallelism) -> list[Resources]:
     """Memories of what is loaded before the first row, a word wide, as deep as a row has groups of lanes."""
-    found = []
-    first = True
-    keys = {axis.name for axis in graph.keys}
-    for stage in graph.stages:
-        if isinstance(stage, InnerProduct):
-            depth, results = extent_product(graph, stage.over), extent_product(graph, stage.lanes)
-            if not first:
-                depth, results = 1, depth
-            long = long_rows(graph) if first else None
-            found.append(long_stationary(long) if long is not None else
-                         _held(results, depth, _held_bits(graph, stage), parallel.lanes))
-            first = False
-        if isinstance(stage, Map):
-            found += [_held(max(extent_product(graph, stage.lanes), 1), 1, 32, parallel.lanes)
-                      for part in stage.operands if isinstance(part, Access)
-                      and not {name for name, _ in part.strides} & keys]
+    found, long = [], long_rows(graph)
+    looked_up = {stage.table for stage in graph.of_kind(Lookup)}
+    for load in loads_of(graph):
+        if load.meets_rows and long is not None:
+            found.append(long_stationary(long))
+        elif load.operand not in looked_up:
+            found.append(_held(load, _held_bits(graph, load), parallel.lanes))
     return found
 
 
-def _held_bits(graph: StageGraph, stage: InnerProduct) -> int:
+def _held_bits(graph: StageGraph, load: Load) -> int:
     """Of a word of a stationary vector: an integer, a factor, or the binary32 number as it came."""
-    if not isinstance(graph.stage(stage.source.stage), Scan):
+    if not load.meets_rows:
         return 32
-    return stage.format.integer_bits or factor_bits(stage.format.float_bits)
+    form = next(stage.format for stage in graph.of_kind(InnerProduct) if stage.stationary == load.operand)
+    return form.integer_bits or factor_bits(form.float_bits)
 
 
-def _held(results: int, depth: int, bits: int, lanes: int) -> Resources:
-    """``depth`` words for each of ``results`` lanes, of which ``lanes`` are read at a time."""
-    width = min(lanes, results)
-    groups = results // width
+def _held(load: Load, bits: int, lanes: int) -> Resources:
+    """``fast`` words for each lane, of which ``lanes`` are read at a time."""
+    width = min(lanes, load.lanes)
+    groups = load.lanes // width
     one = Resources(0, bits, 0, 0, 0) if groups == 1 else memory(groups, bits)
-    return one.times(width * depth).plus(Resources(20 + width * depth / 2, 30, 0, 0, 0))
+    enables = width * load.fast / load.granule / 2
+    return one.times(width * load.fast).plus(Resources(20 + enables, 30, 0, 0, 0))
 
 
 def _shell(graph: StageGraph, places: MemoryMap) -> Resources:

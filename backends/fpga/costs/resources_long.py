@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 from hetcc.backends.fpga.costs.cycles import accumulator_bits, depth_of
+from hetcc.backends.fpga.costs.cycles_long import CONVERTED
 from hetcc.backends.fpga.costs.unit_resources import (
     ADD_FP32,
     Resources,
@@ -35,7 +38,7 @@ def long_products(rows: LongRows) -> Resources:
 def long_stationary(rows: LongRows) -> Resources:
     """Memories of the vectors in the order in which a row passes, and of integers the words as they came."""
     held = memory(rows.beats, (rows.bits or 32) * rows.per_beat).times(rows.vectors)
-    return held.plus(memory(rows.depth * rows.vectors, 32)) if rows.bits else held
+    return held.plus(memory(math.ceil(rows.depth / CONVERTED) * rows.vectors, 32 * CONVERTED)) if rows.bits else held
 
 
 __all__ = ["long_products", "long_stationary"]

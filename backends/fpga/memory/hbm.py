@@ -52,6 +52,28 @@ class HbmModel:
         """Kernel cycles per 64-byte beat in a long sequential read, refreshes included; at least 1, the port's rate."""
         return max(64 / self.bytes_per_ns / self.sequential_fraction * clock_hz * 1e-9, 1.0)
 
+    def stall_cycles(self, words: float, taken_cycles: float, lead_cycles: float, clock_hz: float) -> float:
+        """Cycles that a reader which is slower than the channel waits for the first refresh, on average.
+
+        Words come faster than they are taken, so a lead builds up that later refreshes pass in; the first comes at any
+        moment of an interval and waits for what the lead at that moment does not cover.
+
+        Args:
+            words: of 64 bytes that are read.
+            taken_cycles: in which they are taken.
+            lead_cycles: of words that wait in the buffer at the start.
+            clock_hz: of the kernel.
+        """
+        per_ns = clock_hz * 1e-9
+        refresh = (self.refresh_ns + self.activate_ns) * per_ns - lead_cycles
+        arriving = words * max(64 / self.bytes_per_ns * per_ns, 1.0)
+        if refresh <= 0 or arriving <= 0:
+            return 0.0
+        gained = max(taken_cycles / arriving - 1, 0.0)
+        interval = self.refresh_interval_ns * per_ns
+        end = min(arriving, interval, refresh / gained if gained else math.inf)
+        return (refresh * end - gained * end**2 / 2) / interval
+
     def row_cycles(self, row_bytes: int, clock_hz: float, least: float = 0.0) -> float:
         """Kernel cycles per row when rows anywhere in a large table are asked for ahead of time, on average.
 
@@ -93,6 +115,8 @@ struct Channel {
   Channel() : banks(BANKS, Bank{-1, -1e9, -1e9, -1e9}), free_at(0), refresh_at(REFRESH_INTERVAL), wrote(false) {}
   // When the last byte of a beat has crossed the pins, for a request that came at `now`.
   double serve(uint64_t address, double now, bool write) {
+    // Refreshes that are over closed every page before this request came.
+    while (now >= refresh_at + REFRESH) { for (auto& one : banks) one.page = -1; refresh_at += REFRESH_INTERVAL; }
     uint64_t page = address / PAGE_BYTES;
     Bank& bank = banks[page % BANKS];
     int64_t row = (int64_t)(page / BANKS);

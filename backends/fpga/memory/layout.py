@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy
@@ -35,12 +35,17 @@ class WideScan:
     row_bytes: int
     segments: int
     by_word: bool = False
-    """Whether a row passes a word at a time (``long_rows``), so that a group is one stripe."""
+    """Whether a row passes a word at a time (``long_rows``, ``slices``), so that a group is one stripe."""
 
     @property
     def unit_words(self) -> int:
         """Words of a unit."""
         return max(self.row_bytes // WORD_BYTES, 1)
+
+    @property
+    def beat_words(self) -> int:
+        """Words of a unit that the core takes at a time."""
+        return 1 if self.by_word else self.unit_words
 
     @property
     def unit_rows(self) -> int:
@@ -151,12 +156,29 @@ def portion_words(unit_words: int, per_group: int) -> int:
     return max(words for words in range(1, unit_words + 1) if unit_words % words == 0 and words <= per_group)
 
 
-def wide_scan(graph: StageGraph) -> WideScan | None:
-    """The shape of the table that a kernel scans, where it can be dealt out wide."""
+def wide_scan(graph: StageGraph, table: str = "") -> WideScan | None:
+    """The shape of a table that a kernel scans, where it can be dealt out wide.
+
+    Tables that pass side by side are dealt out in the same way or not at all.
+
+    Args:
+        graph: the kernel.
+        table: its buffer; the first one when absent.
+    """
     scans = graph.of_kind(Scan)
-    if len(scans) != 1 or slice_words(graph):
+    if not slice_words(graph):
+        return _shape_of(graph, scans[0]) if len(scans) == 1 else None
+    keys = {axis.name for axis in graph.keys}
+    if any(keys & set(stage.over) for stage in graph.of_kind(Reduce)):
         return None
-    scan: Scan = scans[0]
+    shapes = {scan.table.buffer: _shape_of(graph, scan) for scan in scans}
+    whole = all(slice_words(graph) * storage_type(scan.element).itemsize == WORD_BYTES for scan in scans)
+    wide = shapes[table or scans[0].table.buffer]
+    return replace(wide, by_word=True) if whole and wide is not None and None not in shapes.values() else None
+
+
+def _shape_of(graph: StageGraph, scan: Scan) -> WideScan | None:
+    """A table whose rows lie one behind the other, in whole words or several to a word."""
     size = storage_type(scan.element).itemsize
     lanes = [graph.axis(name) for name in scan.lanes]
     row = math.prod(axis.extent for axis in lanes)
@@ -188,7 +210,7 @@ def layout_of(graph: StageGraph, buffer: str) -> Layout:
     words = max(math.ceil(size / WORD_BYTES), 1)
     if buffer not in scanned:
         return Layout(size, 1, words, 1, 1, 1)
-    wide = is_wide(graph)
+    wide = is_wide(graph, buffer)
     if wide is None:
         return Layout(size, 1, words, 1, 1, parallel.stripes)
     if parallel.block_banks + parallel.ultra_banks:
@@ -208,14 +230,9 @@ def dealt_rows(graph: StageGraph) -> int:
     return max(blocks, default=1)
 
 
-def beat_words(graph: StageGraph, wide: WideScan) -> int:
-    """Words of a unit that the core takes at a time: all, or one where rows are long."""
-    return 1 if long_rows(graph) is not None else wide.unit_words
-
-
-def is_wide(graph: StageGraph) -> WideScan | None:
-    """The shape of the scanned table if it is dealt out wide with what was chosen."""
-    wide = wide_scan(graph)
+def is_wide(graph: StageGraph, table: str = "") -> WideScan | None:
+    """The shape of a scanned table if it is dealt out wide with what was chosen; arguments as of :func:`wide_scan`."""
+    wide = wide_scan(graph, table)
     return wide if wide is not None and wide.fits(graph.parallel or Parallelism()) else None
 
 
@@ -225,5 +242,5 @@ def segment_stride(graph: StageGraph, wide: WideScan) -> int:
     return wide.rows * wide.row_bytes // storage_type(scan.element).itemsize
 
 
-__all__ = ["Layout", "WideScan", "beat_words", "dealt_rows", "is_wide", "layout_of", "portion_words",
+__all__ = ["Layout", "WideScan", "dealt_rows", "is_wide", "layout_of", "portion_words",
            "segment_stride", "wide_scan"]

@@ -20,7 +20,6 @@ from hetcc.backends.fpga.memory.layout import is_wide, layout_of
 from hetcc.backends.fpga.memory.memory_map import MemoryMap, memory_map
 from hetcc.backends.fpga.memory.resident import is_resident
 from hetcc.backends.fpga.rtl.control import AxiLiteControl
-from hetcc.backends.fpga.rtl.cores.stationary import loops_of
 from hetcc.backends.fpga.rtl.memory.axi import (
     MAX_BURST,
     READ_BUFFER_BEATS,
@@ -139,8 +138,8 @@ class Shell(Elaboratable):
         graph, core = self._graph, self._core
         appendings = appendings_of(graph)
         loads = [Program(f"load{at}", load.operand.buffer, runs_of(
-            load.operand, graph.instances, [graph.axis(name) for name in loops_of(graph, load.operand)]),
-            element_bytes(graph, load.operand.buffer), True) for at, load in enumerate(core.loads)]
+            load.operand, graph.instances, [graph.axis(name) for name in load.loops]),
+            element_bytes(graph, load.operand.buffer), True, load.granule) for at, load in enumerate(core.loads)]
         programs = [*(one.positions for one in appendings), *(one.updates for one in appendings), *loads]
         raw = place_reader(m, self._library, self.masters[0], SMALL_BUFFER_BEATS, SMALL_BURST)
         self._doorbell, self._reload = raw.beat_data[:32], raw.beat_data[8 * places.RELOAD_OFFSET]
@@ -160,7 +159,7 @@ class Shell(Elaboratable):
         small = SmallReader(m, self._library, asked, [self._base(program.buffer) for program in programs], programs,
                             gates, self._clear)
         for appending in appendings:
-            mover = AppendMover(m, self._library, graph, appending, small.word, self._clear)
+            mover = AppendMover(m, self._library, graph, appending, small.granule, self._clear)
             self._appends.append(mover)
             self._write_from(m, mover.combiner, appending.stage.table.buffer, self._flush)
         self._checked = _all(mover.checked for mover in self._appends)
@@ -168,7 +167,7 @@ class Shell(Elaboratable):
         m.d.comb += allowed.eq(self._checked & ~self._bad)
         m.d.comb += [program.ready.eq(core.load_ready) for program in loads]
         m.d.comb += [core.load_valid.eq(~_all(~program.valid for program in loads)),
-                     core.load_data.eq(small.word[:len(core.load_data)])]
+                     core.load_data.eq(small.granule[:len(core.load_data)])]
 
     def _place_rows(self, m: Module) -> None:
         """The table, through one master per stripe, in beats of the core."""
@@ -179,10 +178,7 @@ class Shell(Elaboratable):
             self._fill = place_resident_scan(m, self._library, graph, readers, bases, core, self._appends,
                                              self._scan_start)
             return
-        if is_wide(graph) is not None:
-            valid, data, ready = place_wide_scan(m, self._library, graph, readers, bases, self._scan_start, core.start)
-        else:
-            valid, data, ready = self._narrow_rows(m, scan, readers, bases)
+        valid, data, ready = self._rows_of(m, scan, readers, bases)
         # The next instance's rows wait here: the core would take one too many while it ends an instance.
         left = Signal(range(core.steps * core.beats + 1))
         more = left != 0
@@ -199,9 +195,11 @@ class Shell(Elaboratable):
                    for argument in arguments]
         return readers, [self._base(scan.table.buffer, argument.stripe) for argument in arguments]
 
-    def _narrow_rows(self, m: Module, scan: Scan, readers: list[Reader], bases: list[Any]) -> tuple[Any, Any, Any]:
-        """A table of any shape: (valid, beat, ready to drive)."""
+    def _rows_of(self, m: Module, scan: Scan, readers: list[Reader], bases: list[Any]) -> tuple[Any, Any, Any]:
+        """A table, dealt out wide or of any shape: (valid, beat, ready to drive)."""
         graph, core = self._graph, self._core
+        if is_wide(graph) is not None:
+            return place_wide_scan(m, self._library, graph, scan, readers, bases, self._scan_start, core.start)
         size = element_bytes(graph, scan.table.buffer)
         runs = runs_of(scan.table, (), (*graph.instances, *graph.keys, *(graph.axis(name) for name in scan.lanes)))
         words, beat_words, _ = core.beats_of(scan)
@@ -217,7 +215,7 @@ class Shell(Elaboratable):
         graph, core = self._graph, self._core
         tables = other_tables(graph)
         for at, scan in enumerate(tables, len(core.sides) - len(tables)):
-            valid, data, ready = self._narrow_rows(m, scan, *self._table_readers(m, scan))
+            valid, data, ready = self._rows_of(m, scan, *self._table_readers(m, scan))
             m.d.comb += [core.side_valid[at].eq(valid), core.side_data[at].eq(data), ready.eq(core.side_ready[at])]
         for at, access in enumerate(core.sides[:len(core.sides) - len(tables)]):
             argument = self.map.of_buffer(access.buffer)[0]

@@ -7,13 +7,14 @@ row passes; of a packed table they become integers after they have come, a group
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from amaranth import Cat, Const, Module, Mux, Signal
 from amaranth.lib.memory import Memory
 
 from hetcc.backends.fpga.costs.cycles import INTEGER_MULTIPLY_LATENCY, accumulator_bits, depth_of, product_latency
-from hetcc.backends.fpga.costs.cycles_long import CONVERTED, long_latency
+from hetcc.backends.fpga.costs.cycles_long import CONVERTED, EXPONENT_CYCLES, long_latency
 from hetcc.backends.fpga.rtl.cores.point import Point
 from hetcc.backends.fpga.rtl.cores.top import StreamCore
 from hetcc.backends.fpga.rtl.units.blocks import Factors
@@ -50,9 +51,9 @@ class LongRowCore(StreamCore):
         self.row_words, self.beats = rows.words, rows.beats
         self._loads_first = False
 
-    def _rows(self, m: Module, loaded: Any, word: Any) -> tuple[Point, Any]:
+    def _rows(self, m: Module, loaded: Any, load_beat: Any) -> tuple[Point, Any]:
         """Beats in; inner products of every row come out of :meth:`_inner_product`."""
-        loaded = loaded & ~self._fill(m, word)
+        loaded = loaded & ~self._fill(m, load_beat)
         beat, left, running = Signal(range(self.beats + 1)), Signal(range(self.steps + 1)), Signal()
         last, accept, sides_ready = Signal(), Signal(), Const(1, 1)
         for valid in self.side_valid:
@@ -79,16 +80,16 @@ class LongRowCore(StreamCore):
 
     # ---- stationary vectors
 
-    def _fill(self, m: Module, word: Any) -> Any:
+    def _fill(self, m: Module, load_beat: Any) -> Any:
         """Memories of the stationary vectors; whether they are still being made."""
         long, load = self._long, self.loads[0]
-        taken = self.load_valid & self.load_ready & (word < load.words)
-        given, bits = flushed(self.load_data), long.bits or 32
+        taken = self.load_valid & self.load_ready & (load_beat < load.beats)
+        words, bits = [flushed(self.load_data.word_select(at, 32)) for at in range(load.granule)], long.bits or 32
         if long.bits:
-            given, place, lane, busy = self._convert_vectors(m, taken, given)
+            given, place, lane, busy = self._convert_vectors(m, taken, words)
         else:
-            place, lane = self._count(m, taken, long.depth)
-            busy = Const(0, 1)
+            given, busy = Cat(*words), Const(0, 1)
+            place, lane = self._count(m, taken, long.depth // load.granule)
         self._ports = []
         self._tables.insert(0, ([], 1))
         for at in range(long.vectors):
@@ -114,28 +115,23 @@ class LongRowCore(StreamCore):
                 m.d.sync += [place.eq(0), lane.eq(lane + 1)]
         return place, lane
 
-    def _convert_vectors(self, m: Module, taken: Any, given: Any) -> tuple[Any, Any, Any, Any]:
+    def _convert_vectors(self, m: Module, taken: Any, words: Sequence[Any]) -> tuple[Any, Any, Any, Any]:
         """Words are kept until the largest of their vector is known, then converted, a group per cycle.
 
         Returns:
             the integers of a group, its number within the vector, the vector's number, and whether any are missing.
         """
         long, groups = self._long, math.ceil(self._long.depth / CONVERTED)
-        coming, lane_in = self._count(m, taken, long.depth)
-        self._exponents = [Signal(8, name=f"largest{at}") for at in range(long.vectors)]
-        for at, largest in enumerate(self._exponents):
-            with m.If(self.start):
-                m.d.sync += largest.eq(0)
-            with m.Elif(taken & (lane_in == at) & (given[23:31] > largest)):
-                m.d.sync += largest.eq(given[23:31])
-        there, words = self._kept(m, taken, given, coming, groups * long.vectors)
+        coming, lane_in = self._count(m, taken, long.depth // len(words))
+        self._keep_exponents(m, taken, lane_in, words)
+        there, kept = self._kept(m, taken, Cat(*words), coming, groups * long.vectors)
         at_read, lane_read = self._count(m, there, groups)
         largest = Signal(8)
         for at, exponent in enumerate(self._exponents):
             with m.If(lane_read == at):
                 m.d.comb += largest.eq(exponent)
         integers = Signal(long.bits * CONVERTED)
-        m.d.comb += integers.eq(Cat(*(integer_of(m, words.word_select(at, 32), largest, long.bits)
+        m.d.comb += integers.eq(Cat(*(integer_of(m, kept.word_select(at, 32), largest, long.bits)
                                       for at in range(CONVERTED))))
         busy, done = Signal(), pulse(m, there, 2, self.start)
         place, lane = delay(m, at_read, 2), delay(m, lane_read, 2)
@@ -146,6 +142,24 @@ class LongRowCore(StreamCore):
             m.d.sync += busy.eq(0)
         return integers, place, lane, busy
 
+    def _keep_exponents(self, m: Module, taken: Any, lane_in: Any, words: Sequence[Any]) -> None:
+        """The largest exponent of every vector: two levels of comparisons per cycle, then one with those before."""
+        level = [word[23:31] for word in words]
+        for _ in range(EXPONENT_CYCLES):
+            for _ in range(2):
+                level = [Mux(level[at] > level[at + 1], level[at], level[at + 1]) if at + 1 < len(level) else level[at]
+                         for at in range(0, len(level), 2)]
+            registers = [Signal(8) for _ in level]
+            m.d.sync += [register.eq(value) for register, value in zip(registers, level, strict=True)]
+            level = registers
+        there, lane = pulse(m, taken, EXPONENT_CYCLES, self.start), delay(m, lane_in, EXPONENT_CYCLES)
+        self._exponents = [Signal(8, name=f"largest{at}") for at in range(self._long.vectors)]
+        for at, largest in enumerate(self._exponents):
+            with m.If(self.start):
+                m.d.sync += largest.eq(0)
+            with m.Elif(there & (lane == at) & (level[0] > largest)):
+                m.d.sync += largest.eq(level[0])
+
     def _kept(self, m: Module, taken: Any, given: Any, coming: Any, total: int) -> tuple[Any, Any]:
         """The words of all vectors as they come, then in groups: (valid, words of a group).
 
@@ -153,17 +167,20 @@ class LongRowCore(StreamCore):
         """
         memory = Memory(shape=32 * CONVERTED, depth=max(total, 2), init=[])
         m.submodules += memory
-        write, read = memory.write_port(granularity=32), memory.read_port(domain="sync")
+        write, read = memory.write_port(granularity=len(given)), memory.read_port(domain="sync")
         where, fetched, reading = Signal(range(total + 1)), Signal(range(total + 1)), Signal()
-        place = coming[:CONVERTED.bit_length() - 1]
-        ends = taken & ((place == CONVERTED - 1) | (coming == self._long.depth - 1))
-        m.d.comb += [write.addr.eq(where), write.data.eq(given.replicate(CONVERTED)),
+        slots, granule = 32 * CONVERTED // len(given), len(given) // 32
+        place = coming[:slots.bit_length() - 1]
+        ends = taken & ((place == slots - 1) | (coming == self._long.depth // granule - 1))
+        m.d.comb += [write.addr.eq(where), write.data.eq(given.replicate(slots)),
                      write.en.eq(Mux(taken, 1 << place, 0)), read.addr.eq(fetched)]
+        # The exponent of the last granule is still on its way.
+        filled = pulse(m, ends & (where == total - 1), EXPONENT_CYCLES, self.start)
         with m.If(self.start):
             m.d.sync += [where.eq(0), fetched.eq(0), reading.eq(0)]
         with m.Else():
             m.d.sync += [where.eq(where + ends), fetched.eq(fetched + reading)]
-            with m.If(ends & (where == total - 1)):
+            with m.If(filled):
                 m.d.sync += reading.eq(1)
             with m.If(reading & (fetched == total - 1)):
                 m.d.sync += reading.eq(0)

@@ -82,12 +82,17 @@ class ResidentCore(StreamCore):
         """All ports but clock and reset."""
         return (*super().ports(), self.row_number, self.base)
 
-    def _rows(self, m: Module, loaded: Any, word: Any) -> tuple[Point, Any]:
+    def _rows(self, m: Module, loaded: Any, load_beat: Any) -> tuple[Point, Any]:
         """The start of the pipeline: a row from every bank."""
-        write, number, row = self._fill(m, word)
+        write, number, row = self._fill(m, load_beat)
         # The last stationary vector is still being converted when its last word has come.
         wait = conversion_latency(self.row_words, self._form) + 1
-        point, place = self._steps(m, loaded & delay(m, loaded, wait))
+        left = Signal(range(wait + 1), init=wait)
+        with m.If(self.start):
+            m.d.sync += left.eq(wait)
+        with m.Elif(loaded & (left != 0)):
+            m.d.sync += left.eq(left - 1)
+        point, place = self._steps(m, loaded & (left == 0))
         held = self.held
         within, bank = (held.dealt - 1).bit_length(), (held.banks - 1).bit_length()
         write_place = Cat(number[:within], number[within + bank:])
@@ -102,7 +107,7 @@ class ResidentCore(StreamCore):
                  "place": place}, Bank.OUTPUTS)[0])
         return self._later(m, point, [], BANK_LATENCY), rows
 
-    def _fill(self, m: Module, word: Any) -> tuple[Any, Any, Any]:
+    def _fill(self, m: Module, load_beat: Any) -> tuple[Any, Any, Any]:
         """Rows on their way into the banks: (a row is there, its number, the row as it is held)."""
         depth, bits = self.row_words, self._form.integer_bits
         given, arrived, number = Signal(32 * depth), Signal(), Signal(ROW_NUMBER_BITS)
@@ -113,7 +118,7 @@ class ResidentCore(StreamCore):
             if self._form is NumberFormat.BF16:
                 return arrived, number, Cat(*(to_bfloat16(given.word_select(at, 32)) for at in range(depth)))
             return arrived, number, given
-        vector, complete = incoming_vector(m, self, depth, word)
+        vector, complete = incoming_vector(m, self, depth, load_beat)
         integers, exponent = self._library.place(
             m, f"hetcc_quantise{depth}_{self._form.value}", lambda: VectorQuantiser(depth, bits),
             {"row": Mux(complete, vector, given)}, ("result", "exponent"))

@@ -12,62 +12,34 @@ from hetcc.backends.fpga.rtl.units.blocks import factor_of
 from hetcc.backends.fpga.rtl.units.fp32 import flushed
 from hetcc.backends.fpga.rtl.units.library import Library
 from hetcc.backends.fpga.rtl.units.quantise import to_bfloat16
+from hetcc.backends.fpga.stages.loads import Load
 from hetcc.backends.fpga.stages.number_format import NumberFormat
-from hetcc.backends.fpga.stages.stage_graph import Access, InnerProduct, Lookup, Map, StageGraph
-
-
-@dataclass(frozen=True)
-class Load:
-    """One stationary operand: ``words`` 32-bit words, ``fast`` of them per lane."""
-
-    operand: Access
-    lanes: int
-    fast: int
-    meets_rows: bool = False
-    """Whether an inner product with rows of a table takes it, in the format of that."""
-
-    @property
-    def words(self) -> int:
-        """How many words the host sends."""
-        return self.lanes * self.fast
-
-
-def loops_of(graph: StageGraph, operand: Any) -> tuple[str, ...]:
-    """Loops over a stationary operand's words, slowest first, in the order the core takes them."""
-    for stage in graph.stages:
-        if isinstance(stage, InnerProduct) and stage.stationary is operand:
-            return (*stage.lanes, *stage.over)
-        if isinstance(stage, Lookup) and stage.table is operand:
-            return stage.over
-        if isinstance(stage, Map) and any(part is operand for part in stage.operands):
-            return stage.lanes
-    return ()
 
 
 class HeldWords(Elaboratable):
-    """Groups of ``fast`` words, written a word at a time and read a group at a time.
+    """Groups of ``parts`` granules, written a granule at a time and read a group at a time.
 
     Args:
-        bits: of a word.
-        fast: words of a group.
+        bits: of a granule.
+        parts: granules of a group.
         groups: how many.
     """
 
-    def __init__(self, bits: int, fast: int, groups: int) -> None:
-        self._bits, self._fast, self._groups = bits, fast, groups
+    def __init__(self, bits: int, parts: int, groups: int) -> None:
+        self._bits, self._parts, self._groups = bits, parts, groups
         self.write = Signal()
         self.write_group = Signal(range(max(groups, 2)))
-        self.write_place = Signal(range(max(fast, 2)))
-        self.word = Signal(bits)
+        self.write_place = Signal(range(max(parts, 2)))
+        self.granule = Signal(bits)
         self.group = Signal(range(max(groups, 2)))
-        self.data = Signal(bits * fast)
+        self.data = Signal(bits * parts)
 
     def elaborate(self, _platform: Any) -> Module:
         """See the class."""
         m = Module()
-        m.submodules.words = memory = Memory(shape=self._bits * self._fast, depth=self._groups, init=[])
+        m.submodules.words = memory = Memory(shape=self._bits * self._parts, depth=self._groups, init=[])
         write, read = memory.write_port(granularity=self._bits), memory.read_port(domain="comb")
-        m.d.comb += [write.addr.eq(self.write_group), write.data.eq(self.word.replicate(self._fast)),
+        m.d.comb += [write.addr.eq(self.write_group), write.data.eq(self.granule.replicate(self._parts)),
                      write.en.eq(Mux(self.write, 1 << self.write_place, 0)), read.addr.eq(self.group),
                      self.data.eq(read.data)]
         return m
@@ -81,7 +53,7 @@ class HeldPort:
     data: Any
 
 
-def loaded_memories(m: Module, library: Library, load: Load, width: int, active: Any, word: Any,
+def loaded_memories(m: Module, library: Library, load: Load, width: int, active: Any, words: Any,
                     form: NumberFormat | None, start: Any) -> list[HeldPort]:
     """Words of an operand, one lane's words side by side, filled as they come; a memory for every ``width``-th lane.
 
@@ -90,26 +62,24 @@ def loaded_memories(m: Module, library: Library, load: Load, width: int, active:
         library: makes them.
         load: the operand.
         width: lanes that are read at a time, a power of two.
-        active: whether a word of this operand comes.
-        word: the binary32 word that comes.
+        active: whether words of this operand come.
+        words: the binary32 words that come, the first of a granule in the lowest bits.
         form: of the factors that are held, a floating point one; None for the words as they come.
         start: before the first.
     """
-    groups = load.lanes // width
-    at_lane, within = Signal(range(load.lanes + 1)), Signal(range(load.fast + 1))
-    # Counters instead of a division: lanes pass slowest, words of a lane fastest.
+    groups, parts = load.lanes // width, load.fast // load.granule
+    at_lane, within = Signal(range(load.lanes + 1)), Signal(range(parts + 1))
+    # Counters instead of a division: lanes pass slowest, granules of a lane fastest.
     with m.If(start):
         m.d.sync += [at_lane.eq(0), within.eq(0)]
     with m.Elif(active):
-        with m.If(within == load.fast - 1):
+        with m.If(within == parts - 1):
             m.d.sync += [within.eq(0), at_lane.eq(at_lane + 1)]
         with m.Else():
             m.d.sync += within.eq(within + 1)
     # Where all lanes are read at once their number need not be a power of two.
     turn = at_lane if groups == 1 else at_lane & (width - 1)
-    held = flushed(word)
-    if form is not None:
-        held = factor_of(to_bfloat16(word) if form is NumberFormat.BF16 else held, form.float_bits)
+    held = Cat(*(_held(words.word_select(at, 32), form) for at in range(load.granule)))
     given = Signal(len(held))
     m.d.comb += given.eq(held)
     write_group = Signal(range(max(groups, 2)))
@@ -118,30 +88,39 @@ def loaded_memories(m: Module, library: Library, load: Load, width: int, active:
     for lane in range(width):
         group = Signal(range(max(groups, 2)))
         data = library.place(
-            m, f"hetcc_held{load.fast}x{len(given)}_{groups}", lambda: HeldWords(len(given), load.fast, groups),
+            m, f"hetcc_held{parts}x{len(given)}_{groups}", lambda: HeldWords(len(given), parts, groups),
             {"write": active & (turn == lane), "write_group": write_group,
-             "write_place": within[:(max(load.fast, 2) - 1).bit_length()], "word": given, "group": group}, ("data",))[0]
+             "write_place": within[:(max(parts, 2) - 1).bit_length()], "granule": given, "group": group}, ("data",))[0]
         ports.append(HeldPort(group, data))
     return ports
 
 
-def incoming_vector(m: Module, core: Any, depth: int, word: Any) -> tuple[Any, Any]:
-    """The words of a stationary vector put together as they come, and the pulse after its last one.
+def _held(word: Any, form: NumberFormat | None) -> Any:
+    """A binary32 word as it is held."""
+    if form is None:
+        return flushed(word)
+    return factor_of(to_bfloat16(word) if form is NumberFormat.BF16 else flushed(word), form.float_bits)
+
+
+def incoming_vector(m: Module, core: Any, depth: int, beat: Any) -> tuple[Any, Any]:
+    """The words of a stationary vector put together as they come, and the pulse after its last ones.
 
     Args:
         m: where it goes.
         core: the streaming core, for its ``load_*`` ports; vectors are its first load.
         depth: words of a vector.
-        word: number of the word that comes.
+        beat: number of the granule that comes.
     """
-    vector, complete, at = Signal(32 * depth), Signal(), Signal(range(depth))
-    taken = core.load_valid & core.load_ready & (word < core.loads[0].words)
+    load = core.loads[0]
+    parts = depth // load.granule
+    vector, complete, at = Signal(32 * depth), Signal(), Signal(range(max(parts, 2)))
+    taken = core.load_valid & core.load_ready & (beat < load.beats)
+    words = Cat(*(flushed(core.load_data.word_select(number, 32)) for number in range(load.granule)))
     with m.If(taken):
-        m.d.sync += [vector.eq(Cat(vector, flushed(core.load_data))[32:]),
-                     at.eq(Mux(at == depth - 1, 0, at + 1))]
+        m.d.sync += [vector.eq(Cat(vector, words)[32 * load.granule:]), at.eq(Mux(at == parts - 1, 0, at + 1))]
     with m.If(core.start):
         m.d.sync += at.eq(0)
-    m.d.sync += complete.eq(taken & (at == depth - 1) & ~core.start)
+    m.d.sync += complete.eq(taken & (at == parts - 1) & ~core.start)
     return vector, complete
 
 
@@ -172,4 +151,4 @@ def converted_memories(m: Module, load: Load, width: int, vector: Any, valid: An
     return ports
 
 
-__all__ = ["Load", "converted_memories", "incoming_vector", "loaded_memories", "loops_of"]
+__all__ = ["converted_memories", "incoming_vector", "loaded_memories"]

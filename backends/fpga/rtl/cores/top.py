@@ -2,8 +2,9 @@
 
 One run handles one instance:
 
-1. ``start`` is pulsed; the core empties its selection and asks for the stationary operands, one 32-bit word at a time
-   on ``load_*``: for every operand in stage order, its lanes slowest, the contracted axis fastest;
+1. ``start`` is pulsed; the core empties its selection and asks for the stationary operands on ``load_*``: for every
+   operand in stage order, its lanes slowest, the contracted axis fastest, a granule of 32-bit words at a time
+   (``stages/loads.py``), in the lowest bits;
 2. rows arrive on ``row_*``, ``beat_words`` words per beat, and with each row one word on every ``side<n>_*``;
 3. after the last row the k best entries leave on ``out_*``, best first; without a selection the stream's values
    leave as they come, in row order; ``done`` is high after the last until ``start``.
@@ -26,7 +27,7 @@ from hetcc.backends.fpga.costs.cycles import extent_product, product_latency, qu
 from hetcc.backends.fpga.memory.layout import dealt_rows
 from hetcc.backends.fpga.rtl.cores.collect import collected
 from hetcc.backends.fpga.rtl.cores.point import Point as _Point
-from hetcc.backends.fpga.rtl.cores.stationary import Load, converted_memories, incoming_vector, loaded_memories
+from hetcc.backends.fpga.rtl.cores.stationary import converted_memories, incoming_vector, loaded_memories
 from hetcc.backends.fpga.rtl.limits import scanning_product, selection_of
 from hetcc.backends.fpga.rtl.memory.stream_output import place_stream_output, streamed_loops
 from hetcc.backends.fpga.rtl.units.compaction import place_compaction
@@ -37,6 +38,7 @@ from hetcc.backends.fpga.rtl.units.merge import pulse
 from hetcc.backends.fpga.rtl.units.products import floats_of
 from hetcc.backends.fpga.rtl.units.quantise import VectorQuantiser, to_bfloat16
 from hetcc.backends.fpga.rtl.units.topk import INDEX_BITS, TopKUnit
+from hetcc.backends.fpga.stages.loads import Load, loads_of
 from hetcc.backends.fpga.stages.number_format import NumberFormat
 from hetcc.backends.fpga.stages.stage_graph import (
     Access,
@@ -92,7 +94,7 @@ class StreamCore(Elaboratable):
         self._loads_first = not self._form.integer_bits
         self.beat_words = beat_words or min(MAX_BEAT_WORDS, self.row_words * together)
         self.beats = math.ceil(self.row_words * together / self.beat_words)
-        self.loads = self._find_loads()
+        self.loads = loads_of(graph)
         self.sides = self._find_sides()
         self.own_sides = len(self.sides)
         """Sides before those that are further tables."""
@@ -101,7 +103,7 @@ class StreamCore(Elaboratable):
         self.done = Signal()
         self.load_valid = Signal()
         self.load_ready = Signal()
-        self.load_data = Signal(32)
+        self.load_data = Signal(32 * max((load.granule for load in self.loads), default=1))
         self.row_valid = Signal()
         self.row_ready = Signal()
         self.row_data = Signal(32 * self.beat_words)
@@ -120,27 +122,16 @@ class StreamCore(Elaboratable):
                 self.row_ready, self.row_data, *self.side_valid, *self.side_ready, *self.side_data, self.out_valid,
                 self.out_ready, self.out_last, self.out_value, self.out_index)
 
+    @property
+    def load_words(self) -> int:
+        """32-bit words of ``load_data``."""
+        return len(self.load_data) // 32
+
     def beats_of(self, _scan: Scan) -> tuple[int, int, int]:
         """32-bit words of a table's rows, words of its beats, and beats of its rows."""
         return self.row_words, self.beat_words, self.beats
 
     # ---- operands
-
-    def _find_loads(self) -> list[Load]:
-        found = []
-        keys = {axis.name for axis in self._graph.keys}
-        for stage in self._graph.stages:
-            if isinstance(stage, InnerProduct):
-                depth = extent_product(self._graph, stage.over)
-                first = isinstance(self._graph.stage(stage.source.stage), Scan)
-                lanes = extent_product(self._graph, stage.lanes) if first else depth
-                found.append(Load(stage.stationary, lanes, depth if first else 1, first))
-            if isinstance(stage, Lookup):
-                found.append(Load(stage.table, extent_product(self._graph, stage.over), 1))
-            if isinstance(stage, Map):
-                found += [Load(part, max(extent_product(self._graph, stage.lanes), 1), 1) for part in stage.operands
-                          if isinstance(part, Access) and not {name for name, _ in part.strides} & keys]
-        return found
 
     def _find_sides(self) -> list[Access]:
         keys = {axis.name for axis in self._graph.keys}
@@ -152,8 +143,8 @@ class StreamCore(Elaboratable):
     def elaborate(self, _platform: Any) -> Module:
         """See the class."""
         m = Module()
-        loaded, word = self._load(m)
-        point, row = self._rows(m, loaded, word)
+        loaded, beat = self._load(m)
+        point, row = self._rows(m, loaded, beat)
         if self._whole_rows:
             point = replace(point, values=[part.word_select(at, 32) for part in row for at in range(self.row_words)])
         tables = iter(self._tables)
@@ -178,39 +169,39 @@ class StreamCore(Elaboratable):
     def _lookup(self, m: Module, point: _Point, table: Any, stage: Lookup) -> _Point:
         raise InternalError("HET-I001", f"rows that pass as a whole are not looked up by ({stage.name})")
 
-    def _rows(self, m: Module, loaded: Any, word: Any) -> tuple[_Point, Any]:
+    def _rows(self, m: Module, loaded: Any, load_beat: Any) -> tuple[_Point, Any]:
         """The start of the pipeline: the rows of a step, ready for the first stage."""
-        return self._convert(m, *self._issue(m, loaded), word)
+        return self._convert(m, *self._issue(m, loaded), load_beat)
 
     def _load(self, m: Module) -> tuple[Any, Any]:
         """Memories of the stationary operands and the counter that fills them.
 
         Returns:
-            the wire that says all words have come, and the number of the word that comes.
+            the wire that says all words have come, and the number of the granule that comes.
         """
         self._tables: list[tuple[list[Any], int]] = []
-        loading, word = Signal(), Signal(range(max(sum(load.words for load in self.loads), 1) + 1))
-        total = sum(load.words for load in self.loads)
+        total = sum(load.beats for load in self.loads)
+        loading, beat = Signal(), Signal(range(max(total, 1) + 1))
         m.d.comb += self.load_ready.eq(loading)
         taken = self.load_valid & loading
         with m.If(self.start):
-            m.d.sync += [word.eq(0), loading.eq(total > 0)]
+            m.d.sync += [beat.eq(0), loading.eq(total > 0)]
         with m.Elif(taken):
-            m.d.sync += word.eq(word + 1)
-            with m.If(word == total - 1):
+            m.d.sync += beat.eq(beat + 1)
+            with m.If(beat == total - 1):
                 m.d.sync += loading.eq(0)
         base = 0
         for load in self.loads:
             width = min(self._lanes, load.lanes)
             if base or self._loads_first:
-                self._hold(m, load, width, base, word, taken)
-            base += load.words
-        return ~loading, word
+                self._hold(m, load, width, base, beat, taken)
+            base += load.beats
+        return ~loading, beat
 
-    def _hold(self, m: Module, load: Load, width: int, base: int, word: Any, taken: Any) -> None:
+    def _hold(self, m: Module, load: Load, width: int, base: int, beat: Any, taken: Any) -> None:
         """The memories of one operand, which ``width`` lanes read at a time."""
         form = self._form if load.meets_rows else None
-        active = taken & (word >= base) & (word < base + load.words)
+        active = taken & (beat >= base) & (beat < base + load.beats)
         memories = loaded_memories(m, self._library, load, width, active, self.load_data, form, self.start)
         self._tables.append((memories, load.lanes // width))
 
@@ -248,7 +239,7 @@ class StreamCore(Elaboratable):
             m.d.sync += [left.eq(self.steps), running.eq(1), active.eq(0), full.eq(0), beat.eq(0), group.eq(0)]
         return _Point([], active, group, self.groups, sides, self.together), row
 
-    def _convert(self, m: Module, point: _Point, row: Any, word: Any) -> tuple[_Point, list[Any]]:
+    def _convert(self, m: Module, point: _Point, row: Any, load_beat: Any) -> tuple[_Point, list[Any]]:
         """The rows in the format of the first inner product, and its stationary vectors if they are integers."""
         depth = self.row_words
         rows = [row.word_select(at, 32 * depth) for at in range(self.together)]
@@ -260,7 +251,7 @@ class StreamCore(Elaboratable):
             return self._later(m, point, [], 1), made
         if not bits:
             return point, rows
-        vector, complete = incoming_vector(m, self, depth, word)
+        vector, complete = incoming_vector(m, self, depth, load_beat)
         latency, made = quantise_latency(depth), []
         for at, part in enumerate(rows):
             given = part if at else Mux(complete, vector, part)
@@ -382,4 +373,4 @@ class StreamCore(Elaboratable):
             m.d.sync += [self.busy.eq(0), self.done.eq(1)]
 
 
-__all__ = ["INDEX_BITS", "Load", "StreamCore"]
+__all__ = ["INDEX_BITS", "StreamCore"]

@@ -121,9 +121,22 @@ class Program:
     size: int
     """Bytes of an element."""
     each_instance: bool
+    granule: int = 1
+    """Elements that are handed on together; they are always neighbours in one word of memory, the last ones of a run
+    perhaps with what follows it."""
     valid: Any = field(default_factory=Signal)
-    """A word of this program is there."""
+    """A granule of this program is there."""
     ready: Any = field(default_factory=Signal)
+
+    @property
+    def granule_bytes(self) -> int:
+        """Of what is handed on together."""
+        return self.granule * self.size
+
+    @property
+    def granules(self) -> int:
+        """Of a run."""
+        return math.ceil(self.runs.elements / self.granule)
 
 
 @dataclass
@@ -300,11 +313,10 @@ class SmallReader:
 
     def __init__(self, m: Module, library: Library, reader: Reader, bases: Sequence[Any], programs: Sequence[Program],
                  gates: Sequence[Any], clear: Any) -> None:
-        sizes = sorted({program.size for program in programs})
+        sizes = sorted({program.granule_bytes for program in programs})
         ready = Signal()
         run_ready, self.valid, data, run = place_unpacker(m, library, sizes, 1, [reader], ready)
-        self.word = Signal(64)
-        m.d.comb += self.word.eq(data)
+        self.granule = data
         self._programs = programs
         self._repeat = next((at for at, program in enumerate(programs) if program.each_instance), -1)
         self._ask(m, reader, bases, gates, clear, run_ready, run, sizes)
@@ -327,8 +339,9 @@ class SmallReader:
             with m.If(here):
                 m.d.comb += [
                     reader.request_valid.eq(take), reader.address.eq(base + (first[6:] << 6)),
-                    reader.beats.eq(end - first[6:]), run[0].eq(take), run[1].eq(sizes.index(program.size)),
-                    run[2].eq(first[:6] >> (program.size.bit_length() - 1)), run[3].eq(runs.elements)]
+                    reader.beats.eq(end - first[6:]), run[0].eq(take), run[1].eq(sizes.index(program.granule_bytes)),
+                    run[2].eq(first[:6] >> (program.granule_bytes.bit_length() - 1)),
+                    run[3].eq(program.granules)]
             final = at == len(self._programs) - 1
             with m.If(take & nest.portion_last & ~clear):
                 m.d.sync += turn.eq(self._repeat if final and self._repeat >= 0 else at + 1)
@@ -340,7 +353,7 @@ class SmallReader:
         with m.If(clear):
             m.d.sync += [turn.eq(0), count.eq(0)]
         for at, program in enumerate(self._programs):
-            total = math.prod(extent for extent, _ in program.runs.inner) * program.runs.elements
+            total = math.prod(extent for extent, _ in program.runs.inner) * program.granules
             with m.If(turn == at):
                 m.d.comb += [program.valid.eq(self.valid), ready.eq(program.ready)]
                 with m.If(self.valid & program.ready):

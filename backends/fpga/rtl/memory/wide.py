@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 from amaranth import Cat, Module, Signal
 
-from hetcc.backends.fpga.memory.layout import beat_words, is_wide, layout_of, segment_stride
+from hetcc.backends.fpga.memory.layout import is_wide, layout_of, segment_stride
 from hetcc.backends.fpga.rtl.memory.axi_streams import Nest
 from hetcc.backends.fpga.rtl.memory.feed import GroupFeeder, Regrouper
 from hetcc.backends.fpga.rtl.memory.movers import Reader
@@ -15,23 +15,23 @@ from hetcc.backends.fpga.rtl.units.library import Library
 from hetcc.backends.fpga.stages.stage_graph import Scan, StageGraph
 
 
-def place_wide_scan(m: Module, library: Library, graph: StageGraph, readers: Sequence[Reader], bases: Sequence[Any],
-                    start: Any, begin: Any) -> tuple[Any, Any, Any]:
+def place_wide_scan(m: Module, library: Library, graph: StageGraph, scan: Scan, readers: Sequence[Reader],
+                    bases: Sequence[Any], start: Any, begin: Any) -> tuple[Any, Any, Any]:
     """A table that is dealt out wide: (valid, rows of a step, ready to drive).
 
     Args:
         m: the module it is made in.
         library: where units come from.
         graph: the kernel, a wide one.
+        scan: of the table.
         readers: burst readers of the stripes.
         bases: byte address of each stripe.
         start: asks for the segments of all instances.
         begin: a segment begins.
     """
-    scan = cast(Scan, graph.of_kind(Scan)[0])
-    layout, wide = layout_of(graph, scan.table.buffer), is_wide(graph)
+    layout, wide = layout_of(graph, scan.table.buffer), is_wide(graph, scan.table.buffer)
     assert wide is not None
-    words = beat_words(graph, wide)
+    words = wide.beat_words
     strides, segment = dict(scan.table.strides), segment_stride(graph, wide)
     running, take = Signal(), Signal()
     nest = Nest(m, [(axis.extent, strides.get(axis.name, 0) // segment * layout.segment_words)

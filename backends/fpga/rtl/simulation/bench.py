@@ -182,6 +182,7 @@ int main(int argc, char** argv) {
   stall_permille = (uint32_t)word64(in);
   noise = (uint32_t)word64(in) | 1;
   limit = word64(in);
+  uint64_t apart = word64(in);
   static const uint32_t offsets[] = {OFFSETS};
   for (uint64_t i = 0; i < count; ++i) {
     Region region;
@@ -206,6 +207,7 @@ int main(int argc, char** argv) {
   uint32_t* mailbox = (uint32_t*)regions[MAILBOX_AT].bytes.data();
   if (persistent) { mailbox[0] = 0; lite_write(0, 1); }
   for (uint64_t run = 0; run < runs; ++run) {
+    for (uint64_t wait = 0; run && wait < apart; ++wait) tick();
     if (persistent) {
       for (uint64_t wait = 0; wait < 300 + 37 * run; ++wait) tick();
       uint64_t start = now;

@@ -28,6 +28,9 @@ from hetcc.store import Store
 
 _ALIGNMENT = 4096
 MAX_CYCLES = 200_000_000
+APART_CYCLES = 1_300
+"""Between runs whose cycles are compared with the closed form: more than memory's refresh takes to come round at 300
+MHz, so that no page is still open from the run before and runs begin at all moments between refreshes."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def build_kernel(verilog: bytes, kernel: str, graph: StageGraph, folder: Path, *
 
 
 def run_kernel(graph: StageGraph, buffers: Mapping[str, Array], folder: Path, *, runs: int = 1,
-               persistent: bool = False, stall: float = 0.0, seed: int = 0) -> KernelRun:
+               persistent: bool = False, stall: float = 0.0, seed: int = 0, apart: int = 0) -> KernelRun:
     """Run what :func:`build_kernel` made on buffers, which are written in place.
 
     Args:
@@ -84,14 +87,15 @@ def run_kernel(graph: StageGraph, buffers: Mapping[str, Array], folder: Path, *,
         persistent: by doorbells instead of ap_start.
         stall: share of cycles in which a channel of the memory pauses, beside its own timing.
         seed: of the pauses.
+        apart: cycles between runs, in which the memory refreshes.
 
     Raises:
         ToolError: HET-T002, it failed; a broken rule of the bus is such a failure.
     """
     memory = memory_map(graph)
     regions = _regions(graph, memory, buffers)
-    header = struct.pack("<6Q", len(regions), runs, int(persistent), int(stall * 1000), seed * 2654435761 % 2**31 + 1,
-                         MAX_CYCLES)
+    header = struct.pack("<7Q", len(regions), runs, int(persistent), int(stall * 1000), seed * 2654435761 % 2**31 + 1,
+                         MAX_CYCLES, apart)
     job = [header, *(struct.pack("<QQ", base, part.size) + part.tobytes() for base, part in regions)]
     (folder / "job.bin").write_bytes(b"".join(job))
     tools.run([str(folder / "obj" / "Vkernel"), "job.bin", "answer.bin"], folder)
@@ -134,4 +138,4 @@ def _read_back(graph: StageGraph, memory: MemoryMap, buffers: Mapping[str, Array
                      tuple(int(one) for one in numbers[runs:2 * runs]))
 
 
-__all__ = ["MAX_CYCLES", "KernelRun", "build_kernel", "run_kernel"]
+__all__ = ["APART_CYCLES", "MAX_CYCLES", "KernelRun", "build_kernel", "run_kernel"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,11 @@ def simulate(graph: StageGraph, buffers: Mapping[str, Array], lanes: int, *, sta
     return bench.results
 
 
+def _numbers(beats: Words) -> Iterator[int]:
+    """Each row of words as one number, the first word in its lowest bits."""
+    return (int.from_bytes(beat.tobytes(), "little") for beat in beats)
+
+
 class _Source:
     """One input stream: offers its words in order, pausing now and then."""
 
@@ -96,11 +101,10 @@ class _Bench:
 
     def _sources(self, stimulus: Stimulus) -> list[_Source]:
         core = self._core
-        beats = (int.from_bytes(beat.tobytes(), "little") for beat in stimulus.beats)
         sides = zip(core.side_valid, core.side_ready, core.side_data, stimulus.sides, strict=True)
-        return [_Source(core.row_valid, core.row_ready, core.row_data, beats),
-                _Source(core.load_valid, core.load_ready, core.load_data, stimulus.load.tolist()),
-                *(_Source(valid, ready, data, (int.from_bytes(group.tobytes(), "little") for group in words))
+        return [_Source(core.row_valid, core.row_ready, core.row_data, _numbers(stimulus.beats)),
+                _Source(core.load_valid, core.load_ready, core.load_data, _numbers(stimulus.load)),
+                *(_Source(valid, ready, data, _numbers(words))
                   for valid, ready, data, words in sides)]
 
     def _pauses(self) -> bool:

@@ -11,7 +11,6 @@ import numpy
 from numpy.typing import NDArray
 
 from hetcc.backends.fpga.memory.layout import dealt_rows
-from hetcc.backends.fpga.rtl.cores.stationary import loops_of
 from hetcc.backends.fpga.stages.functional import addresses
 from hetcc.backends.fpga.stages.long_rows import long_rows
 from hetcc.backends.fpga.stages.numbers import Array
@@ -27,7 +26,7 @@ class Stimulus:
     """Input words of one instance."""
 
     load: Words
-    """Stationary operands, in the order of ``StreamCore.loads``."""
+    """Stationary operands, in the order of ``StreamCore.loads``: ``[granules, words of the widest]``."""
     beats: Words
     """``[rows * beats per row, words per beat]``."""
     sides: tuple[Words, ...]
@@ -48,10 +47,10 @@ def stimuli(graph: StageGraph, buffers: Mapping[str, Array], core: Any) -> Itera
             # One row of every block passes at a time.
             turned = rows.reshape(len(rows), core.together, dealt, -1).transpose(0, 2, 1, 3)
             rows = numpy.ascontiguousarray(turned).reshape(core.steps, -1)
-        load = [_words(buffers, load.operand, _axes(graph, loops_of(graph, load.operand)), fixed)
+        load = [_granules(_words(buffers, load.operand, _axes(graph, load.loops), fixed), load.granule, core.load_words)
                 for load in core.loads]
         yield Stimulus(
-            numpy.concatenate(load) if load else numpy.zeros(0, numpy.uint32),
+            numpy.concatenate(load) if load else numpy.zeros((0, 1), numpy.uint32),
             _beats(rows, core.beat_words, core.beats, core.together if by_beats else 1),
             (*(_steps(_words(buffers, access, graph.keys, fixed).reshape(core.rows, -1), core.together)
                for access in core.sides[:len(core.sides) - len(beside)]),
@@ -79,6 +78,12 @@ def _beats(rows: Words, beat_words: int, beats: int, parts: int) -> Words:
     padded[:, :each.shape[1]] = each
     dealt = padded.reshape(len(rows), parts, beats, -1).transpose(0, 2, 1, 3)
     return numpy.ascontiguousarray(dealt).reshape(-1, beat_words)
+
+
+def _granules(words: Words, size: int, most: int) -> Words:
+    """Words in the lowest places of beats."""
+    whole = numpy.pad(words, (0, -len(words) % size))
+    return numpy.pad(whole.reshape(-1, size), ((0, 0), (0, most - size)))
 
 
 def _axes(graph: StageGraph, names: Sequence[str]) -> tuple[Axis, ...]:

@@ -51,13 +51,13 @@ int main(int argc, char** argv) {
     uint32_t cycles = 0;
     while (!top.done && ++cycles < 2000000000u) {
       top.load_valid = at_load < load.size();
-      if (top.load_valid) top.load_data = load[at_load];
+      if (top.load_valid) memcpy(&top.load_data, &load[at_load], 4 * LOAD);
       top.row_valid = at_beat + BEAT <= beats.size();
       if (top.row_valid) memcpy(&top.row_data, &beats[at_beat], 4 * BEAT);
       OFFER_SIDES
       top.out_ready = 1;
       top.clk = 0; top.eval();
-      if (top.load_valid && top.load_ready) ++at_load;
+      if (top.load_valid && top.load_ready) at_load += LOAD;
       if (top.row_valid && top.row_ready) at_beat += BEAT;
       TAKE_SIDES
       if (top.out_valid) { result.push_back(top.out_value); result.push_back(top.out_index); }
@@ -91,6 +91,7 @@ def build(verilog: bytes, kernel: str, core: Any, folder: Path) -> None:
     takes = " ".join(f"if (top.side{at}_valid && top.side{at}_ready) ++at_side[{at}];" for at in range(len(core.sides)))
     bench = _BENCH.replace("OFFER_SIDES", offers).replace("TAKE_SIDES", takes)
     bench = bench.replace("SIDES", str(len(core.sides))).replace("BEAT", str(core.beat_words))
+    bench = bench.replace("LOAD", str(core.load_words))
     build_simulator(verilog, kernel, bench, folder, program="Vcore", store=Store())
 
 
@@ -104,7 +105,7 @@ def run(graph: StageGraph, buffers: Mapping[str, Array], core: Any, folder: Path
     instances = list(stimuli(graph, buffers, core))
     parts = [struct.pack("<I", len(instances))]
     for stimulus in instances:
-        for words in (stimulus.load, stimulus.beats.reshape(-1), *stimulus.sides):
+        for words in (stimulus.load.reshape(-1), stimulus.beats.reshape(-1), *stimulus.sides):
             parts += [struct.pack("<I", words.size), words.astype("<u4").tobytes()]
     (folder / "stimulus.bin").write_bytes(b"".join(parts))
     tools.run([str(folder / "obj" / "Vcore"), "stimulus.bin", "results.bin"], folder)
