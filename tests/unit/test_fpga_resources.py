@@ -12,6 +12,7 @@ from hetcc.backends.fpga.compose.compose import compose
 from hetcc.backends.fpga.costs.choice import chosen
 from hetcc.backends.fpga.costs.cycles import estimate_cycles
 from hetcc.backends.fpga.costs.kernel_resources import kernel_resources, largest_share, top_k, total_of
+from hetcc.backends.fpga.costs.lookups import lookup_copies
 from hetcc.backends.fpga.costs.unit_resources import (
     CARD,
     MARGIN,
@@ -45,6 +46,10 @@ SEEN = [
     (run_merger(8, 16, keep=True), Resources(3094, 2699, 0, 0, 0)),
     (quantiser(32, 16), Resources(4274, 6440, 0, 0, 0)), (quantiser(64, 8), Resources(5267, 13896, 0, 0, 0)),
     (burst_reader(256, 64), Resources(204, 203, 0, 7.5, 0)), (unpacker((4, 8)), Resources(710, 92, 0, 0, 0)),
+    (unpacker((4, 64)), Resources(771, 92, 0, 0, 0)), (unpacker((4, 8, 64)), Resources(1226, 94, 0, 0, 0)),
+    (lookup_copies(300, 4, 1), Resources(78, 45, 0, 2, 0)), (lookup_copies(4096, 4, 2), Resources(138, 96, 0, 4, 0)),
+    (lookup_copies(8192, 4, 2), Resources(137, 98, 0, 0, 2)),
+    (lookup_copies(30_522, 8, 2), Resources(277, 104, 0, 0, 4)),
 ]
 
 

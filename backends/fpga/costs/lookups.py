@@ -35,7 +35,8 @@ def _copy(entries: int, granule: int, ports: int) -> Resources:
     bits = max(entries - 1, 1).bit_length()
     # A look-up table of six inputs chooses among four entries, or three and what was chosen before.
     choosing = 20 if granule == 2 else 32 * math.ceil((granule - 1) / 3)
-    control = Resources(36 + choosing, 34 + bits, 0, 0, 0).times(ports)
+    address = Resources(max(math.ceil(entries / granule) - 1, 1).bit_length(), 0, 0, 0, 0)
+    control = Resources(36 + choosing, 34 + bits, 0, 0, 0).times(ports).plus(address)
     if lookup_style(entries, granule, ports) == "block":
         return _block_copy(entries, granule, ports).plus(control)
     deep = math.ceil(entries / granule / BLOCK_ROWS)
