@@ -9,8 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hetcc.capture.model import CaptureRequest
+from hetcc.capture.blame import place_of
+from hetcc.capture.model import CaptureRequest, Phase
 from hetcc.errors import UserError
+
+INCOMPLETE_FIX = ("name a folder with a checkpoint's config.json in place of the model type, or give the settings that "
+                  "the type's defaults lack with --set")
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,18 @@ class HuggingFaceModel:
         model = self.model_class._from_config(
             self.config, attn_implementation="eager", experts_implementation="batched_mm", dtype=self.config.dtype)
         return model.eval().requires_grad_(False)
+
+    def build_shapes(self) -> Any:
+        """The same module with weights nobody initialised: all a plan needs, and fake tensors have no numbers.
+
+        Some models look at the numbers while they initialise, which cannot be done on fake tensors.
+        """
+        from transformers.initialization import no_init_weights
+
+        with no_init_weights():
+            model = self.build()
+        model.tie_weights()
+        return model
 
     def build_reference(self) -> Any:
         """The same model as Hugging Face runs it by default in eager mode (its own expert loop included)."""
@@ -59,7 +75,9 @@ def resolve(request: CaptureRequest) -> HuggingFaceModel:
     overrides = _parse_overrides(config, request)
     config = _apply(config, overrides, request)
     config.dtype = getattr(torch, request.dtype.value)
-    model_class, is_decoder = _model_class(config)
+    model_class, is_decoder = _model_class(config, request)
+    if is_decoder and getattr(config, "is_decoder", None) is False and not getattr(config, "is_encoder_decoder", False):
+        config.is_decoder = True  # without it these types attend to tokens that are yet to come
     return HuggingFaceModel(config, model_class, directory, is_decoder)
 
 
@@ -85,7 +103,11 @@ def _load_config(model: str, directory: Path | None) -> Any:
             raise UserError("HET-C008", f"config.json cannot be used: {_on_one_line(error)}", where=str(directory),
                             fix="save the model again with save_pretrained") from error
     if model in CONFIG_MAPPING:
-        return AutoConfig.for_model(model)
+        try:
+            return AutoConfig.for_model(model)
+        except (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as error:
+            raise UserError("HET-C002", f"transformers refuses its own default configuration of '{model}': "
+                            f"{_on_one_line(error)}", where=place_of(error), fix=INCOMPLETE_FIX) from error
     if "/" in model:
         try:
             return AutoConfig.from_pretrained(model, local_files_only=True)
@@ -161,11 +183,11 @@ def _on_one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _model_class(config: Any) -> tuple[Any, bool]:
+def _model_class(config: Any, request: CaptureRequest) -> tuple[Any, bool]:
     """The transformers class for a configuration, and whether it decodes with a cache.
 
     A checkpoint says so itself (``architectures``); a bare configuration is a decoder when its type has a causal
-    language model and no masked one.
+    language model and no masked one, or when a phase of a decoder is asked for.
     """
     import transformers
     from transformers.models.auto import modeling_auto
@@ -175,7 +197,8 @@ def _model_class(config: Any) -> tuple[Any, bool]:
     masked = modeling_auto.MODEL_FOR_MASKED_LM_MAPPING
     if named and named[0] is not None:
         return named[0], named[0].__name__.endswith("ForCausalLM")
-    if type(config) in causal and type(config) not in masked:
+    asked = any(phase is not Phase.ENCODE for phase in request.phases)
+    if type(config) in causal and (asked or type(config) not in masked):
         return causal[type(config)], True
     if type(config) in modeling_auto.MODEL_MAPPING:
         return modeling_auto.MODEL_MAPPING[type(config)], False

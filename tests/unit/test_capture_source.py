@@ -75,7 +75,7 @@ def test_a_folder_that_is_no_checkpoint(tmp_path) -> None:
     assert refused(CaptureRequest(str(tmp_path))).code == "HET-C001"
 
 
-@pytest.mark.parametrize(("model", "phase"), [("llama", Phase.ENCODE), ("bert", Phase.DECODE)])
+@pytest.mark.parametrize(("model", "phase"), [("llama", Phase.ENCODE), ("distilbert", Phase.DECODE)])
 def test_phases_a_model_has_not(model: str, phase: Phase) -> None:
     error = refused(CaptureRequest(model, (phase,)))
     assert error.code == "HET-C007" and "--phase" in error.fix
@@ -84,3 +84,11 @@ def test_phases_a_model_has_not(model: str, phase: Phase) -> None:
 def test_models_without_text() -> None:
     error = refused(CaptureRequest("mimi"))
     assert error.code == "HET-C004"
+
+
+def test_an_encoder_that_also_decodes() -> None:
+    """A type with a masked and a causal model is the one the phase asks for; decoding, it looks at the past alone."""
+    assert not resolve(CaptureRequest("bert")).is_decoder
+    assert not resolve(CaptureRequest("bert", (Phase.ENCODE,))).is_decoder
+    source = resolve(CaptureRequest("bert", (Phase.DECODE,)))
+    assert source.is_decoder and source.config.is_decoder and source.model_class.__name__ == "BertLMHeadModel"
