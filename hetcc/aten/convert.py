@@ -10,6 +10,7 @@ from pathlib import PurePath
 from typing import Any
 
 from hetcc.aten.classify import Call, classify
+from hetcc.aten.complex import without_complex
 from hetcc.errors import UserError
 from hetcc.ir import (
     Argument,
@@ -83,6 +84,7 @@ def convert(program: Any, names: InputNames, graph_name: str, output_names: tupl
         UserError: HET-C009 for element types or arguments the Graph cannot hold; HET-C004, a result needs a Python
             number that is taken from a tensor.
     """
+    without_complex(program)
     return _Converter(program, names, graph_name).run(output_names)
 
 
