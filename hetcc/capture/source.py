@@ -54,12 +54,23 @@ class HuggingFaceModel:
     def shortened(self, layers: int) -> HuggingFaceModel:
         """The same model with only its first ``layers`` hidden layers."""
         config = copy.deepcopy(self.config)
-        count = config.num_hidden_layers
-        for key, value in vars(self.config).items():
+        counting = counts_layers(config)
+        count = counting.num_hidden_layers
+        for key, value in list(vars(counting).items()):
             if isinstance(value, list) and len(value) == count:
-                setattr(config, key, value[:layers])
-        config.num_hidden_layers = layers
+                setattr(counting, key, value[:layers])
+        counting.num_hidden_layers = layers
         return replace(self, config=config)
+
+
+def counts_layers(config: Any) -> Any:
+    """The part of a configuration that counts the layers of text: where it describes several models, the text's."""
+    if isinstance(getattr(config, "num_hidden_layers", None), int):
+        return config
+    try:
+        return config.get_text_config(decoder=True)
+    except ValueError:  # several models of text
+        return config
 
 
 def resolve(request: CaptureRequest) -> HuggingFaceModel:
@@ -72,8 +83,7 @@ def resolve(request: CaptureRequest) -> HuggingFaceModel:
 
     directory = _local_directory(request.model)
     config = _load_config(request.model, directory)
-    overrides = _parse_overrides(config, request)
-    config = _apply(config, overrides, request)
+    config = _overridden(config, request.overrides, request)
     config.dtype = getattr(torch, request.dtype.value)
     model_class, is_decoder = _model_class(config, request)
     if is_decoder and getattr(config, "is_decoder", None) is False and not getattr(config, "is_encoder_decoder", False):
@@ -120,14 +130,45 @@ def _load_config(model: str, directory: Path | None) -> Any:
                     fix=hint + "model types are the keys of transformers.CONFIG_MAPPING")
 
 
-def _parse_overrides(config: Any, request: CaptureRequest) -> dict[str, Any]:
+def _overridden(config: Any, overrides: tuple[tuple[str, str], ...], request: CaptureRequest, within: str = "") -> Any:
+    """A configuration with settings changed; ``part.setting`` is a setting of one of its parts."""
+    own = tuple((key, text) for key, text in overrides if not _part_of(config, key))
+    parsed = _parse_overrides(config, own, request, within)
+    for part in dict.fromkeys(_part_of(config, key) for key, _ in overrides):
+        if part:
+            inner = tuple((key.partition(".")[2], text) for key, text in overrides if _part_of(config, key) == part)
+            parsed[part] = _overridden(getattr(config, part), inner, request, f"{within}{part}.").to_dict()
+    return _apply(config, parsed, request)
+
+
+def _part_of(config: Any, key: str) -> str:
+    """The part a dotted key names; empty if it names none."""
+    part, dot, _ = key.partition(".")
+    return part if dot and part in _parts(config) else ""
+
+
+def _parts(config: Any) -> list[str]:
+    """Names of the configurations that a configuration consists of."""
+    from transformers import PreTrainedConfig
+
+    return [name for name, value in vars(config).items() if isinstance(value, PreTrainedConfig)]
+
+
+def _meant(config: Any, key: str) -> list[str]:
+    """Settings that a misspelt one may stand for, those of parts by their dotted names."""
+    inside = [f"{part}.{key}" for part in _parts(config) if hasattr(getattr(config, part), key)]
+    return inside or difflib.get_close_matches(key, list(config.to_dict()), n=3)
+
+
+def _parse_overrides(config: Any, overrides: tuple[tuple[str, str], ...], request: CaptureRequest,
+                     within: str) -> dict[str, Any]:
     known = config.to_dict()
     found: dict[str, Any] = {}
-    for key, text in request.overrides:
+    for key, text in overrides:
         if not hasattr(config, key):
-            close = difflib.get_close_matches(key, list(known), n=3)
-            raise UserError("HET-C002", f"the configuration of {request.model} has no setting '{key}'",
-                            where=f"--set {key}={text}",
+            close = [f"{within}{name}" for name in _meant(config, key)]
+            raise UserError("HET-C002", f"the configuration of {request.model} has no setting '{within}{key}'",
+                            where=f"--set {within}{key}={text}",
                             fix=f"did you mean {', '.join(close)}?" if close else "see the model's configuration class")
         try:
             value = json.loads(text)
@@ -136,7 +177,7 @@ def _parse_overrides(config: Any, request: CaptureRequest) -> dict[str, Any]:
         present = known.get(key)
         if present is not None and not _compatible(present, value):
             raise UserError("HET-C002", f"'{key}' is {type(present).__name__} ({present!r}) but was set to {text!r}",
-                            where=f"--set {key}={text}", fix=f"give a {type(present).__name__}")
+                            where=f"--set {within}{key}={text}", fix=f"give a {type(present).__name__}")
         is_number = isinstance(present, (int, float)) and not isinstance(present, bool)
         found[key] = type(present)(value) if is_number else value
     return found

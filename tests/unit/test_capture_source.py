@@ -92,3 +92,19 @@ def test_an_encoder_that_also_decodes() -> None:
     assert not resolve(CaptureRequest("bert", (Phase.ENCODE,))).is_decoder
     source = resolve(CaptureRequest("bert", (Phase.DECODE,)))
     assert source.is_decoder and source.config.is_decoder and source.model_class.__name__ == "BertLMHeadModel"
+
+
+def test_settings_of_a_part() -> None:
+    """Of a configuration that describes several models; lists per layer of the part follow its number of layers."""
+    config = resolve(CaptureRequest("gemma3", overrides=(
+        ("text_config.num_hidden_layers", "7"), ("vision_config.num_hidden_layers", "1")))).config
+    assert (config.text_config.num_hidden_layers, config.vision_config.num_hidden_layers) == (7, 1)
+    assert len(config.text_config.layer_types) == 7
+    shorter = resolve(CaptureRequest("gemma3")).shortened(3).config
+    assert shorter.text_config.num_hidden_layers == len(shorter.text_config.layer_types) == 3
+    error = refused(CaptureRequest("gemma3", overrides=(("num_hidden_layers", "7"),)))
+    assert "did you mean text_config.num_hidden_layers, vision_config.num_hidden_layers?" in error.fix
+    error = refused(CaptureRequest("gemma3", overrides=(("text_config.hidden_sise", "64"),)))
+    assert "did you mean text_config.hidden_size" in error.fix and "--set text_config.hidden_sise=64" in error.where
+    error = refused(CaptureRequest("gemma3", overrides=(("text.hidden_size", "64"),)))
+    assert "no setting 'text.hidden_size'" in error.what
