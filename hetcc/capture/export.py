@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from hetcc.aten.classify import known_operators
 from hetcc.aten.convert import DATA_DEPENDENT_FIX, InputNames, convert
 from hetcc.capture.blame import line_of, place_of
 from hetcc.capture.model import CaptureRequest, Phase
@@ -86,10 +87,26 @@ def export_program(module: Any, arguments: tuple[Any, ...], keywords: dict[str, 
               contextlib.redirect_stderr(io.StringIO())):
             warnings.simplefilter("ignore", FutureWarning)  # torch warns about its own internals
             program = torch.export.export(module, arguments, kwargs=keywords, strict=False)
-            return program.run_decompositions()
+            return _in_known_operators(program.run_decompositions())
     except (RuntimeError, TypeError, ValueError, AttributeError, KeyError, AssertionError) as error:
         raise UserError("HET-C004", f"torch.export stopped: {line_of(error)}", where=place_of(error),
                         fix=DATA_DEPENDENT_FIX) from error
+
+
+def _in_known_operators(program: Any) -> Any:
+    """The same program with operators that have no class spelt out as torch itself defines them, where it does."""
+    import torch
+    from torch._decomp import get_decompositions
+
+    known = known_operators()
+    unknown = {node.target for node in program.graph.nodes if isinstance(node.target, torch._ops.OpOverload)
+               and node.target._schema.name.removeprefix("aten::") not in known}
+    definitions = get_decompositions(sorted(unknown, key=str))
+    if not definitions:
+        return program
+    table = torch.export.default_decompositions()
+    table.update(definitions)
+    return program.run_decompositions(table)
 
 
 def export_phase(model: Any, phase: Phase, request: CaptureRequest) -> Graph:
