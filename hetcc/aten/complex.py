@@ -19,12 +19,13 @@ def without_complex(program: Any) -> None:
         program: ``torch.export.ExportedProgram`` after ``run_decompositions``.
     """
     graph = program.graph
-    if any(_is_complex(node) for node in graph.nodes):
+    if any(is_complex(node) for node in graph.nodes):
         _Pairs(graph).run()
         graph.eliminate_dead_code()
 
 
-def _is_complex(node: Any) -> bool:
+def is_complex(node: Any) -> bool:
+    """Whether a node of an exported program makes a complex tensor."""
     value: Any = getattr(node, "meta", {}).get("val")
     return hasattr(value, "is_complex") and bool(value.is_complex())
 
@@ -46,12 +47,12 @@ class _Pairs:
                 continue
             self.here = node
             packet = getattr(node.target, "overloadpacket", None)
-            held = [part for part in node.all_input_nodes if _is_complex(part)]
+            held = [part for part in node.all_input_nodes if is_complex(part)]
             if any(part not in self.pair_of for part in held):
                 continue
             if held and str(node.target).startswith("aten._assert"):
                 self.graph.erase_node(node)  # of the type a value had
-            elif _is_complex(node):
+            elif is_complex(node):
                 rule = _RULES.get(getattr(packet, "__name__", ""))
                 pair = rule(self, aten, node) if rule is not None else None
                 if pair is not None:
@@ -110,7 +111,7 @@ def _complex(pairs: _Pairs, aten: Any, node: Any) -> Any:
 
 def _product(pairs: _Pairs, aten: Any, node: Any) -> Any:
     left, right = node.args
-    if not all(_is_complex(part) for part in (left, right)):
+    if not all(is_complex(part) for part in (left, right)):
         return _scaled(pairs, aten, node)
     (a, b), (c, d) = [[pairs.part(pairs.pair_of[part], which) for which in (0, 1)] for part in (left, right)]
     multiply = aten.mul.Tensor
@@ -122,9 +123,9 @@ def _product(pairs: _Pairs, aten: Any, node: Any) -> Any:
 def _scaled(pairs: _Pairs, aten: Any, node: Any) -> Any:
     """A complex number times or over a real one."""
     left, right = node.args
-    if _is_complex(right) and node.target.overloadpacket is aten.mul:
+    if is_complex(right) and node.target.overloadpacket is aten.mul:
         left, right = right, left
-    if _is_complex(right) or not _is_complex(left) or isinstance(right, complex) or node.kwargs:
+    if is_complex(right) or not is_complex(left) or isinstance(right, complex) or node.kwargs:
         return None
     if hasattr(right, "meta"):
         right = pairs.call(aten.unsqueeze.default, right, -1)
@@ -132,7 +133,7 @@ def _scaled(pairs: _Pairs, aten: Any, node: Any) -> Any:
 
 
 def _sum(pairs: _Pairs, aten: Any, node: Any) -> Any:
-    if not all(_is_complex(part) for part in node.args[:2]) or node.kwargs:
+    if not all(is_complex(part) for part in node.args[:2]) or node.kwargs:
         return None
     return pairs.call(node.target, *(pairs.pair_of[part] for part in node.args))
 
@@ -168,7 +169,7 @@ def _swapped(pairs: _Pairs, aten: Any, node: Any) -> Any:
 def _joined_along(pairs: _Pairs, aten: Any, node: Any) -> Any:
     sources: Sequence[Any] = node.args[0]
     axis = node.args[1] if len(node.args) > 1 else 0
-    if not all(_is_complex(source) for source in sources):
+    if not all(is_complex(source) for source in sources):
         return None
     return pairs.call(node.target, [pairs.pair_of[source] for source in sources], axis - 1 if axis < 0 else axis)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hetcc.aten.classify import known_operators
+from hetcc.aten.complex import is_complex
 from hetcc.aten.convert import DATA_DEPENDENT_FIX, InputNames, convert
 from hetcc.capture.blame import line_of, place_of
 from hetcc.capture.model import CaptureRequest, Phase
@@ -100,7 +101,8 @@ def _in_known_operators(program: Any) -> Any:
 
     known = known_operators()
     unknown = {node.target for node in program.graph.nodes if isinstance(node.target, torch._ops.OpOverload)
-               and node.target._schema.name.removeprefix("aten::") not in known}
+               and node.target._schema.name.removeprefix("aten::") not in known
+               and not any(map(is_complex, (node, *node.all_input_nodes)))}  # those become pairs of real numbers
     definitions = get_decompositions(sorted(unknown, key=str))
     if not definitions:
         return program
