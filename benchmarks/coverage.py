@@ -52,13 +52,14 @@ Lists are for two layers. ``gemma3n_text`` shares the caches of fifteen layers b
 def plan(model: str, context: int, layers: int, timeout_s: float) -> dict[str, Any]:
     """What ``hetcc compile --json`` says of a model, or how it failed."""
     given = {key: json.dumps(value) for key, value in (SETTINGS.get(model) or {}).items()} if layers == 2 else {}
-    answer = compiled(model, context, "decode", {"num_hidden_layers": str(layers), **given} if layers else {}, timeout_s)
+    cut = {"num_hidden_layers": str(layers), **given} if layers else {}
+    answer = compiled(model, context, "decode", cut, timeout_s)
     inside = re.search(r"[\w.]*text\w*\.num_hidden_layers", answer.get("fix", ""))
     if inside:
         answer = compiled(model, context, "decode", {inside[0]: str(layers), **given}, timeout_s)
     if answer.get("code") in ("HET-C002", "HET-C004") and layers:
         whole = compiled(model, context, "decode", {}, timeout_s)
-        answer = whole if "coverage" in whole or inside is None and answer["code"] == "HET-C002" else answer
+        answer = whole if "coverage" in whole or not inside else answer
     return {**answer, "settings": " ".join(f"{key}={value}" for key, value in given.items())}
 
 
