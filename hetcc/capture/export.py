@@ -89,7 +89,8 @@ def export_program(module: Any, arguments: tuple[Any, ...], keywords: dict[str, 
             warnings.simplefilter("ignore", FutureWarning)  # torch warns about its own internals
             program = torch.export.export(module, arguments, kwargs=keywords, strict=False)
             return _in_known_operators(program.run_decompositions())
-    except (RuntimeError, TypeError, ValueError, AttributeError, KeyError, AssertionError) as error:
+    except (RuntimeError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError, AssertionError,
+            ImportError) as error:
         raise UserError("HET-C004", f"torch.export stopped: {line_of(error)}", where=place_of(error),
                         fix=DATA_DEPENDENT_FIX) from error
 

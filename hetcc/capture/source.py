@@ -84,8 +84,10 @@ def resolve(request: CaptureRequest) -> HuggingFaceModel:
     directory = _local_directory(request.model)
     config = _load_config(request.model, directory)
     config = _overridden(config, request.overrides, request)
-    config.dtype = getattr(torch, request.dtype.value)
     model_class, is_decoder = _model_class(config, request)
+    if "text_config" in config.sub_configs and model_class.config_class is config.sub_configs["text_config"]:
+        config = config.get_text_config()  # the class is that of the text alone
+    config.dtype = getattr(torch, request.dtype.value)
     if is_decoder and getattr(config, "is_decoder", None) is False and not getattr(config, "is_encoder_decoder", False):
         config.is_decoder = True  # without it these types attend to tokens that are yet to come
     return HuggingFaceModel(config, model_class, directory, is_decoder)

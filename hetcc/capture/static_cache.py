@@ -85,7 +85,8 @@ def make_layout(model: Any, batch: int, context: int, *, empty: bool = False) ->
     try:
         with torch.no_grad():
             model(input_ids=torch.zeros((batch, 1), dtype=torch.long), past_key_values=cache, use_cache=True)
-    except (RuntimeError, TypeError, ValueError, AttributeError, LookupError, AssertionError) as error:
+    except (RuntimeError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError, AssertionError,
+            ImportError) as error:
         raise _refusal(model, cache, error) from error
     while len(cache.layers) > counted and not cache.layers[-1].is_initialized:
         cache.layers.pop()

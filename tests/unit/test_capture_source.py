@@ -108,3 +108,10 @@ def test_settings_of_a_part() -> None:
     assert "did you mean text_config.hidden_size" in error.fix and "--set text_config.hidden_sise=64" in error.where
     error = refused(CaptureRequest("gemma3", overrides=(("text.hidden_size", "64"),)))
     assert "no setting 'text.hidden_size'" in error.what
+
+
+def test_a_class_of_the_text_alone_gets_its_configuration() -> None:
+    """The type describes several models, transformers decodes with the one of the text."""
+    source = resolve(CaptureRequest("llama4", overrides=(("text_config.num_hidden_layers", "2"),)))
+    assert source.model_class.__name__ == "Llama4ForCausalLM" and source.config.model_type == "llama4_text"
+    assert source.config.num_hidden_layers == 2
