@@ -42,6 +42,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "hunyuan_v1_moe": {"head_dim": 128},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "ministral": {"head_dim": 128},
+    "nemotron": {"num_key_value_heads": 8},
+    "xmod": {"default_language": "en_XX"},
 }
 """What checkpoints say and transformers' defaults leave out, without which transformers cannot build or run the type.
 
@@ -54,7 +56,7 @@ def plan(model: str, context: int, layers: int, timeout_s: float) -> dict[str, A
     given = {key: json.dumps(value) for key, value in (SETTINGS.get(model) or {}).items()} if layers == 2 else {}
     cut = {"num_hidden_layers": str(layers), **given} if layers else {}
     answer = compiled(model, context, "decode", cut, timeout_s)
-    inside = re.search(r"[\w.]*text\w*\.num_hidden_layers", answer.get("fix", ""))
+    inside = re.search(r"[\w.]+\.num_hidden_layers", answer.get("fix", ""))
     if inside:
         answer = compiled(model, context, "decode", {inside[0]: str(layers), **given}, timeout_s)
     if answer.get("code") in ("HET-C002", "HET-C004") and layers:

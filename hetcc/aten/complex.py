@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from hetcc.aten.rewriting import Rewriter
+
 _Rule = Callable[["_Pairs", Any, Any], Any]
 
 
@@ -18,10 +20,8 @@ def without_complex(program: Any) -> None:
     Args:
         program: ``torch.export.ExportedProgram`` after ``run_decompositions``.
     """
-    graph = program.graph
-    if any(is_complex(node) for node in graph.nodes):
-        _Pairs(graph).run()
-        graph.eliminate_dead_code()
+    if any(is_complex(node) for node in program.graph.nodes):
+        _Pairs(program.graph).run()
 
 
 def is_complex(node: Any) -> bool:
@@ -30,49 +30,32 @@ def is_complex(node: Any) -> bool:
     return hasattr(value, "is_complex") and bool(value.is_complex())
 
 
-class _Pairs:
+class _Pairs(Rewriter):
     """Holds, by complex node, the real node that stands for it."""
 
     def __init__(self, graph: Any) -> None:
-        self.graph = graph
+        super().__init__(graph)
         self.pair_of: dict[Any, Any] = {}
-        self.here: Any = None
 
-    def run(self) -> None:
+    def rewrite(self, node: Any) -> None:
         import torch
 
         aten = torch.ops.aten
-        for node in list(self.graph.nodes):
-            if node.op != "call_function":
-                continue
-            self.here = node
-            packet = getattr(node.target, "overloadpacket", None)
-            held = [part for part in node.all_input_nodes if is_complex(part)]
-            if any(part not in self.pair_of for part in held):
-                continue
-            if held and str(node.target).startswith("aten._assert"):
-                self.graph.erase_node(node)  # of the type a value had
-            elif is_complex(node):
-                rule = _RULES.get(getattr(packet, "__name__", ""))
-                pair = rule(self, aten, node) if rule is not None else None
-                if pair is not None:
-                    self.pair_of[node] = pair
-            elif held and packet in (aten.view_as_real, aten.real, aten.imag):
-                pair = self.pair_of[held[0]]
-                new = pair if packet is aten.view_as_real else self.part(pair, int(packet is aten.imag))
-                node.replace_all_uses_with(new)
-
-    def call(self, operator: Any, *arguments: Any, **keywords: Any) -> Any:
-        """A new node before the one that is being rewritten, with its place and the value it would have."""
-        from torch.fx.node import map_arg
-
-        with self.graph.inserting_before(self.here):
-            node = self.graph.call_function(operator, arguments, keywords)
-        node.meta = {key: self.here.meta[key] for key in ("nn_module_stack", "stack_trace") if key in self.here.meta}
-        values = map_arg((arguments, keywords), lambda part: part.meta["val"])
-        with self.here.meta["val"].fake_mode:
-            node.meta["val"] = operator(*values[0], **values[1])
-        return node
+        packet = getattr(node.target, "overloadpacket", None)
+        held = [part for part in node.all_input_nodes if is_complex(part)]
+        if any(part not in self.pair_of for part in held):
+            return
+        if held and str(node.target).startswith("aten._assert"):
+            self.graph.erase_node(node)  # of the type a value had
+        elif is_complex(node):
+            rule = _RULES.get(getattr(packet, "__name__", ""))
+            pair = rule(self, aten, node) if rule is not None else None
+            if pair is not None:
+                self.pair_of[node] = pair
+        elif held and packet in (aten.view_as_real, aten.real, aten.imag):
+            pair = self.pair_of[held[0]]
+            new = pair if packet is aten.view_as_real else self.part(pair, int(packet is aten.imag))
+            node.replace_all_uses_with(new)
 
     def part(self, pair: Any, which: int) -> Any:
         """The real (0) or imaginary (1) part of a pair."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from hetcc.aten.classify import Call, classify
 from hetcc.aten.complex import without_complex
+from hetcc.aten.numbers import without_numbers
 from hetcc.errors import UserError
 from hetcc.ir import (
     Argument,
@@ -85,6 +86,7 @@ def convert(program: Any, names: InputNames, graph_name: str, output_names: tupl
             number that is taken from a tensor.
     """
     without_complex(program)
+    without_numbers(program)
     return _Converter(program, names, graph_name).run(output_names)
 
 

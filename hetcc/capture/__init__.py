@@ -153,7 +153,10 @@ def capture_prefix(source: Any, pattern: Any, phase: Phase, request: CaptureRequ
 
     length = pattern.prefix_length()
     with FakeTensorMode():
-        model = _build(source.shortened(length), request)
+        try:
+            model = _build(source.shortened(length), request)
+        except (AttributeError, NotImplementedError, UserError):
+            return None  # the count follows from other settings, or layers refer to later ones
         captured = find_pattern(model)
         if captured is None or captured.kinds != pattern.kinds[:length]:
             return None

@@ -20,6 +20,8 @@ from hetcc.ir import Graph
 
 LOGITS = "logits"
 HIDDEN = "last_hidden_state"
+COUNTED = "length as a number"
+"""A way to take a step: the cache says how many tokens it holds as a number, not as a tensor."""
 
 
 def _decoder_step(model: Any, layout: CacheLayout, context: int, spelled: tuple[str, ...]) -> Any:
@@ -42,6 +44,8 @@ def _decoder_step(model: Any, layout: CacheLayout, context: int, spelled: tuple[
             cache = layout.bind(caches)
             batch, tokens = input_ids.shape
             given = {}
+            if COUNTED in spelled:
+                _count_once(cache, context - tokens)
             if "position_ids" in spelled:
                 positions = torch.arange(tokens, device=input_ids.device) + cache.get_seq_length()
                 given["position_ids"] = positions.expand(batch, tokens)
@@ -52,10 +56,28 @@ def _decoder_step(model: Any, layout: CacheLayout, context: int, spelled: tuple[
     return DecoderStep()
 
 
-def _derivable(model: Any) -> tuple[str, ...]:
-    """Arguments of a decoder that follow from how many tokens its cache holds."""
+def _count_once(cache: Any, limit: int) -> None:
+    """Let a cache answer with one number between 0 and ``limit`` from now on, whenever it is asked for its length.
+
+    Taken from its tensor anew each time, two answers would be two unknown numbers, whose difference is unknown too.
+    """
+    import torch
+
+    length = cache.get_seq_length()
+    if isinstance(length, torch.Tensor):
+        number = length.item()
+        torch._check(number >= 0)
+        torch._check(number <= limit)
+        cache.get_seq_length = lambda layer_idx=0: number
+
+
+def _ways(model: Any) -> tuple[tuple[str, ...], ...]:
+    """What to give a decoder, the least first: arguments that follow from how many tokens its cache holds."""
     known = inspect.signature(model.forward).parameters
-    return tuple(name for name in ("position_ids", "attention_mask") if name in known)
+    names = tuple(name for name in ("position_ids", "attention_mask") if name in known)
+    given = tuple(names[:count] for count in range(len(names) + 1))
+    counted = ((COUNTED,), ("attention_mask", COUNTED)) if "attention_mask" in names else ((COUNTED,),)
+    return (*given, *counted)
 
 
 def _encoder_step(model: Any) -> Any:
@@ -130,7 +152,7 @@ def export_phase(model: Any, phase: Phase, request: CaptureRequest) -> Graph:
         step = _decoder_step(model, layout, request.context, spelled)
         return lambda: _decoder_graph(export_program(step, (input_ids, layout.tensors())), layout, name)
 
-    return _with_as_few_as_needed(decoder, _derivable(model))
+    return _first_that_works(decoder, _ways(model))
 
 
 def _decoder_graph(program: Any, layout: CacheLayout, name: str) -> Graph:
@@ -139,19 +161,19 @@ def _decoder_graph(program: Any, layout: CacheLayout, name: str) -> Graph:
     return convert(program, InputNames({placeholders[0]: "input_ids"}, caches, "program."), name, (LOGITS,))
 
 
-def _with_as_few_as_needed(prepare: Callable[[tuple[str, ...]], Callable[[], Graph]],
-                           arguments: tuple[str, ...]) -> Graph:
-    """A capture with as few of ``arguments`` as it takes.
+def _first_that_works(prepare: Callable[[tuple[str, ...]], Callable[[], Graph]],
+                      ways: tuple[tuple[str, ...], ...]) -> Graph:
+    """The capture by the first of ``ways`` that succeeds.
 
     Models that count the tokens of their cache in Python numbers to know positions or masks cannot be traced; given
-    both as tensors they have nothing to count.
+    both as tensors they have nothing to count. Those that do not take them count with one number of known bounds.
 
     Raises:
-        UserError: HET-C004, what the capture without any of them says.
+        UserError: HET-C004, what the first way says.
     """
     first: UserError | None = None
-    for count in range(len(arguments) + 1):
-        capture = prepare(arguments[:count])
+    for way in ways:
+        capture = prepare(way)
         try:
             return capture()
         except UserError as error:

@@ -42,7 +42,7 @@ class HuggingFaceModel:
 
         with no_init_weights():
             model = self.build()
-        model.tie_weights()
+        model.tie_weights(recompute_mapping=False)
         return model
 
     def build_reference(self) -> Any:
@@ -85,8 +85,10 @@ def resolve(request: CaptureRequest) -> HuggingFaceModel:
     config = _load_config(request.model, directory)
     config = _overridden(config, request.overrides, request)
     model_class, is_decoder = _model_class(config, request)
-    if "text_config" in config.sub_configs and model_class.config_class is config.sub_configs["text_config"]:
-        config = config.get_text_config()  # the class is that of the text alone
+    for part, kind in config.sub_configs.items():
+        if kind is model_class.config_class and kind is not type(config) and part in _parts(config):
+            config = getattr(config, part)  # the class is that of one part alone, mostly the text
+            break
     config.dtype = getattr(torch, request.dtype.value)
     if is_decoder and getattr(config, "is_decoder", None) is False and not getattr(config, "is_encoder_decoder", False):
         config.is_decoder = True  # without it these types attend to tokens that are yet to come
@@ -158,7 +160,9 @@ def _parts(config: Any) -> list[str]:
 
 def _meant(config: Any, key: str) -> list[str]:
     """Settings that a misspelt one may stand for, those of parts by their dotted names."""
-    inside = [f"{part}.{key}" for part in _parts(config) if hasattr(getattr(config, part), key)]
+    text = counts_layers(config)
+    inside = [f"{part}.{key}" for part in sorted(_parts(config), key=lambda part: getattr(config, part) is not text)
+              if hasattr(getattr(config, part), key)]
     return inside or difflib.get_close_matches(key, list(config.to_dict()), n=3)
 
 
@@ -215,7 +219,8 @@ def _apply(config: Any, overrides: dict[str, Any], request: CaptureRequest) -> A
     derived = {key for key, value in settings.items() if key not in overrides and value == defaults.get(key)}
     try:
         return type(config)(**{key: value for key, value in settings.items() if key not in derived})
-    except (ValueError, TypeError, KeyError, IndexError, ZeroDivisionError, StrictDataclassError) as error:
+    except (ValueError, TypeError, LookupError, ZeroDivisionError, AttributeError, NotImplementedError,
+            StrictDataclassError) as error:
         given = ", ".join(f"{key}={text}" for key, text in request.overrides)
         raise UserError("HET-C002", f"the configuration of {request.model} refuses these settings: "
                         f"{_on_one_line(error)}", where=f"--set {given}",

@@ -115,3 +115,9 @@ def test_a_class_of_the_text_alone_gets_its_configuration() -> None:
     source = resolve(CaptureRequest("llama4", overrides=(("text_config.num_hidden_layers", "2"),)))
     assert source.model_class.__name__ == "Llama4ForCausalLM" and source.config.model_type == "llama4_text"
     assert source.config.num_hidden_layers == 2
+    assert resolve(CaptureRequest("musicgen")).config.model_type == "musicgen_decoder", "a part of another name"
+
+
+def test_a_setting_that_a_configuration_refuses_to_take() -> None:
+    error = refused(CaptureRequest("prophetnet", overrides=(("num_hidden_layers", "2"),)))
+    assert error.code == "HET-C002" and "num_decoder_layers" in error.what

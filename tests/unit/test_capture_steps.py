@@ -8,11 +8,12 @@ import torch
 
 from hetcc.backends.host.program import load_host_program
 from hetcc.capture import CaptureRequest, Phase, capture
-from hetcc.capture.export import _with_as_few_as_needed
+from hetcc.capture.export import _first_that_works
 from hetcc.capture.reference import reference_of
 from hetcc.errors import HetccError, UserError
 from hetcc.ir import Graph
 from hetcc.ir.subgraph import interface_of
+from tests.unit.aten_programs import arrays_for
 from tests.unit.aten_programs import capture as capture_function
 
 from corpus.graphs import GraphBuilder
@@ -24,6 +25,9 @@ TINY = {
     "biogpt": BERT,
     "ctrl": {"n_layer": 2, "n_embd": 32, "n_head": 2, "dff": 48, "vocab_size": 64,
              "n_positions": 16},
+    "roformer": {**BERT, "embedding_size": 32, "max_position_embeddings": 32},
+    "trocr": {"decoder_layers": 2, "d_model": 32, "decoder_attention_heads": 2, "decoder_ffn_dim": 48,
+              "vocab_size": 64, "max_position_embeddings": 32},
     "blenderbot": {"encoder_layers": 1, "decoder_layers": 2, "d_model": 32, "encoder_ffn_dim": 48,
                    "decoder_ffn_dim": 48, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
                    "vocab_size": 64},
@@ -38,7 +42,7 @@ def request(model: str, weights: str = "", phase: Phase = Phase.DECODE, **settin
 
 @pytest.mark.parametrize(("model", "phase"), [
     ("bert-generation", Phase.DECODE), ("bert", Phase.DECODE), ("biogpt", Phase.DECODE), ("ctrl", Phase.DECODE),
-    ("biogpt", Phase.PREFILL)])
+    ("biogpt", Phase.PREFILL), ("roformer", Phase.DECODE), ("trocr", Phase.DECODE)])
 def test_models_that_count_their_cache_in_python_numbers(model: str, phase: Phase) -> None:
     """They are given positions and masks, and then answer what eager transformers does, to the end of the cache."""
     asked = request(model, "random:0", phase)
@@ -69,16 +73,16 @@ def test_only_what_is_needed_is_given() -> None:
             return run
         return prepare
 
-    names = ("position_ids", "attention_mask")
+    ways = ((), ("position_ids",), ("position_ids", "attention_mask"))
     for least in range(3):
         asked.clear()
-        assert _with_as_few_as_needed(needing(least), names) is graph
-        assert asked == [names[:count] for count in range(least + 1)]
+        assert _first_that_works(needing(least), ways) is graph
+        assert asked == list(ways[:least + 1])
     with pytest.raises(UserError, match="without 0"):
-        _with_as_few_as_needed(needing(3), names)
+        _first_that_works(needing(3), ways)
     asked.clear()
     with pytest.raises(UserError, match="without 0"):
-        _with_as_few_as_needed(needing(1, "HET-C009"), names)
+        _first_that_works(needing(1, "HET-C009"), ways)
     assert asked == [()]
 
 
@@ -140,9 +144,31 @@ def test_numbers_taken_from_tensors() -> None:
         number = position.item()
         torch._check(number >= 0)
         torch._check(number < 4)
-        return table.narrow(0, number, 1) + 1
+        return table[:number].sum(0)
 
     assert "mul" in {node.operator.name for node in capture_function(unused, [torch.tensor(2)]).nodes}
     with pytest.raises(UserError) as caught:
         capture_function(used, [torch.tensor(2)])
     assert caught.value.code == "HET-C004" and caught.value.where.startswith("_local_scalar_dense at ")
+
+
+def _lookups(table: torch.Tensor, length: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    number = length.item()
+    torch._check(number >= 0)
+    torch._check(number <= 5)
+    positions = torch.arange(number + 1, number + 4)
+    near = table[number:number + 3] + table[positions] + table.narrow(0, 2 * number, 3) * table[number]
+    far = max(0, 1 - (number + 1))
+    return near * number + (x + number).float() + torch.arange(number, number + 3, dtype=torch.float32)[:, None] - far
+
+
+@pytest.mark.parametrize("length", range(6))
+def test_numbers_with_bounds_become_tensors(length: int) -> None:
+    """Looked-up positions, sums and comparisons that begin at an unknown number."""
+    examples = [torch.randn(16, 4, generator=torch.Generator().manual_seed(length)), torch.tensor(2),
+                torch.arange(12, dtype=torch.int32).reshape(3, 4)]
+    graph = capture_function(_lookups, examples)
+    assert not {"_local_scalar_dense", "sym_size"} & {node.operator.name for node in graph.nodes}
+    given = [examples[0], torch.tensor(length), examples[2]]
+    found = load_host_program(graph).run(arrays_for(graph, given))
+    numpy.testing.assert_allclose(found[graph.outputs[0]], _lookups(*given).numpy(), rtol=1e-6)
