@@ -43,7 +43,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "ministral": {"head_dim": 128},
     "nemotron": {"num_key_value_heads": 8},
-    "xmod": {"default_language": "en_XX"},
 }
 """What checkpoints say and transformers' defaults leave out, without which transformers cannot build or run the type.
 
@@ -61,7 +60,7 @@ def plan(model: str, context: int, layers: int, timeout_s: float) -> dict[str, A
         answer = compiled(model, context, "decode", {inside[0]: str(layers), **given}, timeout_s)
     if answer.get("code") in ("HET-C002", "HET-C004") and layers:
         whole = compiled(model, context, "decode", {}, timeout_s)
-        answer = whole if "coverage" in whole or not inside else answer
+        answer = whole if "coverage" in whole or not (inside or given) else answer
     return {**answer, "settings": " ".join(f"{key}={value}" for key, value in given.items())}
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from hetcc.aten.classify import Call, classify
 from hetcc.aten.complex import without_complex
 from hetcc.aten.numbers import without_numbers
+from hetcc.aten.rewriting import extent_of
 from hetcc.errors import UserError
 from hetcc.ir import (
     Argument,
@@ -61,15 +62,22 @@ def dtype_of(torch_dtype: Any) -> DType:
 
 
 def tensor_type_of(tensor: Any) -> TensorType:
-    """The TensorType of a (fake) tensor; shapes are concrete."""
-    return TensorType(tuple(int(extent) for extent in tensor.shape), dtype_of(tensor.dtype))
+    """The TensorType of a (fake) tensor.
+
+    Raises:
+        UserError: HET-C004, an extent has no fixed value; HET-C009, the element type is not supported.
+    """
+    extents = tuple(extent_of(extent) for extent in tensor.shape)
+    if None in extents:
+        raise UserError("HET-C004", f"a tensor of shape {tuple(tensor.shape)} has no fixed size",
+                        fix=DATA_DEPENDENT_FIX)
+    return TensorType(tuple(extent for extent in extents if extent is not None), dtype_of(tensor.dtype))
 
 
 def _is_fixed(produced: Any) -> bool:
     """Whether a result is a tensor of known shape; Python numbers taken from tensors and what they size are not."""
     extents = getattr(produced, "shape", None)
-    return extents is not None and all(isinstance(extent, int) or extent.node.maybe_as_int() is not None
-                                       for extent in extents)
+    return extents is not None and all(extent_of(extent) is not None for extent in extents)
 
 
 def convert(program: Any, names: InputNames, graph_name: str, output_names: tuple[str, ...] = ()) -> Graph:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import operator
 from typing import Any
 
-from hetcc.aten.rewriting import Rewriter
+from hetcc.aten.rewriting import Rewriter, extent_of
 
 
 def without_numbers(program: Any) -> None:
@@ -63,7 +63,7 @@ class _Numbers(Rewriter):
             part if hasattr(part, "meta") else self.call(torch.ops.aten.full.default, [], part, dtype=torch.int64)
             for part in parts))
 
-    def _positions(self, start: Any, count: int) -> Any:
+    def _positions(self, start: Any, count: int | None) -> Any:
         """``start`` and the whole numbers after it; None if no tensor stands for it."""
         import torch
 
@@ -79,7 +79,7 @@ class _Numbers(Rewriter):
         value = node.meta["val"]
         if len(node.args) < 2 or (len(node.args) > 2 and node.args[2] != 1):
             return None
-        positions = self._positions(node.args[0], value.shape[0])
+        positions = self._positions(node.args[0], extent_of(value.shape[0]))
         if positions is None or value.dtype == torch.int64:
             return positions
         return self.call(torch.ops.aten._to_copy.default, positions, dtype=value.dtype)
@@ -90,7 +90,7 @@ class _Numbers(Rewriter):
         given: list[Any] = list(node.args)
         source, axis, start, _, step = given + [None, 0, 0, None, 1][len(given):]
         axis %= source.meta["val"].dim()
-        positions = self._positions(start or 0, node.meta["val"].shape[axis]) if step == 1 else None
+        positions = self._positions(start or 0, extent_of(node.meta["val"].shape[axis])) if step == 1 else None
         return positions and self.call(torch.ops.aten.index_select.default, source, axis, positions)
 
     def _select(self, node: Any) -> Any:
@@ -112,4 +112,5 @@ class _Numbers(Rewriter):
 
 
 def _has_fixed_shape(node: Any) -> bool:
-    return all(isinstance(extent, int) for extent in getattr(node.meta.get("val"), "shape", (None,)))
+    shape = getattr(node.meta.get("val"), "shape", None)
+    return shape is not None and all(extent_of(extent) is not None for extent in shape)

@@ -40,3 +40,14 @@ class Rewriter:
         with self.mode:
             node.meta["val"] = operator(*values[0], **values[1])
         return node
+
+
+def extent_of(extent: Any) -> int | None:
+    """A whole number that is known or has but one value within its bounds; None if only running the model can tell."""
+    if isinstance(extent, int):
+        return extent
+    known: int | None = extent.node.maybe_as_int()
+    if known is None:
+        bounds = extent.node.shape_env.bound_sympy(extent.node.expr)
+        known = int(bounds.lower) if bounds.lower == bounds.upper else None
+    return known

@@ -28,6 +28,7 @@ TINY = {
     "roformer": {**BERT, "embedding_size": 32, "max_position_embeddings": 32},
     "trocr": {"decoder_layers": 2, "d_model": 32, "decoder_attention_heads": 2, "decoder_ffn_dim": 48,
               "vocab_size": 64, "max_position_embeddings": 32},
+    "mpt": {"n_layers": 2, "d_model": 32, "n_heads": 2, "vocab_size": 64, "max_seq_len": 32},
     "blenderbot": {"encoder_layers": 1, "decoder_layers": 2, "d_model": 32, "encoder_ffn_dim": 48,
                    "decoder_ffn_dim": 48, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
                    "vocab_size": 64},
@@ -41,8 +42,8 @@ def request(model: str, weights: str = "", phase: Phase = Phase.DECODE, **settin
 
 
 @pytest.mark.parametrize(("model", "phase"), [
-    ("bert-generation", Phase.DECODE), ("bert", Phase.DECODE), ("biogpt", Phase.DECODE), ("ctrl", Phase.DECODE),
-    ("biogpt", Phase.PREFILL), ("roformer", Phase.DECODE), ("trocr", Phase.DECODE)])
+    ("bert-generation", Phase.DECODE), ("biogpt", Phase.DECODE), ("biogpt", Phase.PREFILL), ("roformer", Phase.DECODE),
+    *(pytest.param(name, Phase.DECODE, marks=pytest.mark.slow) for name in ("bert", "ctrl", "trocr", "mpt"))])
 def test_models_that_count_their_cache_in_python_numbers(model: str, phase: Phase) -> None:
     """They are given positions and masks, and then answer what eager transformers does, to the end of the cache."""
     asked = request(model, "random:0", phase)
