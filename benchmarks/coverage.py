@@ -43,10 +43,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "ministral": {"head_dim": 128},
     "nemotron": {"num_key_value_heads": 8},
+    "zamba": {"num_hidden_layers": 9},
 }
 """What checkpoints say and transformers' defaults leave out, without which transformers cannot build or run the type.
 
-Lists are for two layers. ``gemma3n_text`` shares the caches of fifteen layers by default, more than two layers have.
+Lists are for two layers. ``gemma3n_text`` shares the caches of fifteen layers by default, more than two layers have;
+the second layer of ``zamba`` that attends, which takes the weights of the first, is the ninth.
 """
 
 
