@@ -10,6 +10,9 @@ from pathlib import PurePath
 from typing import Any
 
 from hetcc.aten.classify import Call, classify
+from hetcc.aten.complex import without_complex
+from hetcc.aten.numbers import without_numbers
+from hetcc.aten.rewriting import extent_of
 from hetcc.errors import UserError
 from hetcc.ir import (
     Argument,
@@ -27,6 +30,8 @@ from hetcc.ir import (
 )
 
 _DROPPED_KEYWORDS = frozenset({"device", "layout", "pin_memory", "memory_format", "non_blocking"})
+DATA_DEPENDENT_FIX = ("write that part of the model with tensors alone (torch.where, index_select), then name it as "
+                      "path.py:factory; or --set an option that avoids it")
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 
 
@@ -57,8 +62,22 @@ def dtype_of(torch_dtype: Any) -> DType:
 
 
 def tensor_type_of(tensor: Any) -> TensorType:
-    """The TensorType of a (fake) tensor; shapes are concrete."""
-    return TensorType(tuple(int(extent) for extent in tensor.shape), dtype_of(tensor.dtype))
+    """The TensorType of a (fake) tensor.
+
+    Raises:
+        UserError: HET-C004, an extent has no fixed value; HET-C009, the element type is not supported.
+    """
+    extents = tuple(extent_of(extent) for extent in tensor.shape)
+    if None in extents:
+        raise UserError("HET-C004", f"a tensor of shape {tuple(tensor.shape)} has no fixed size",
+                        fix=DATA_DEPENDENT_FIX)
+    return TensorType(tuple(extent for extent in extents if extent is not None), dtype_of(tensor.dtype))
+
+
+def _is_fixed(produced: Any) -> bool:
+    """Whether a result is a tensor of known shape; Python numbers taken from tensors and what they size are not."""
+    extents = getattr(produced, "shape", None)
+    return extents is not None and all(extent_of(extent) is not None for extent in extents)
 
 
 def convert(program: Any, names: InputNames, graph_name: str, output_names: tuple[str, ...] = ()) -> Graph:
@@ -71,8 +90,11 @@ def convert(program: Any, names: InputNames, graph_name: str, output_names: tupl
         output_names: names for the program's outputs in place of their node names.
 
     Raises:
-        UserError: HET-C009 for element types or arguments the Graph cannot hold.
+        UserError: HET-C009 for element types or arguments the Graph cannot hold; HET-C004, a result needs a Python
+            number that is taken from a tensor.
     """
+    without_complex(program)
+    without_numbers(program)
     return _Converter(program, names, graph_name).run(output_names)
 
 
@@ -87,6 +109,8 @@ class _Converter:
         self.value_of: dict[str, str | tuple[str, ...]] = {}
         self.counters: Counter[str] = Counter()
         self.nodes: list[Node] = []
+        self.unfixed: dict[str, str] = {}
+        """Where what has no fixed value comes from; an error only if a result needs it."""
 
     def run(self, output_names: tuple[str, ...]) -> Graph:
         self._bind_placeholders()
@@ -119,13 +143,13 @@ class _Converter:
 
     def _convert_call(self, fx_node: Any) -> None:
         target = fx_node.target
-        if getattr(target, "__name__", "") == "getitem":
+        if getattr(target, "__name__", "") == "getitem" and fx_node.args[0].name not in self.unfixed:
             parts = self.value_of[fx_node.args[0].name]
             self.value_of[fx_node.name] = parts[fx_node.args[1]] if isinstance(parts, tuple) else parts
             return
         schema_name = target._schema.name if hasattr(target, "_schema") else str(target)
         domain, _, operator_name = schema_name.partition("::")
-        if operator_name.startswith("_assert"):
+        if operator_name.startswith("_assert") or self._lacks_value(fx_node, operator_name):
             return
         inputs: list[str] = []
         arguments = tuple(self._argument(part, inputs, fx_node) for part in fx_node.args)
@@ -140,6 +164,18 @@ class _Converter:
         overload = getattr(target, "_overloadname", "")
         self.nodes.append(Node(name, SourceOperator(domain or "aten", operator_name, overload), operator_class,
                                tuple(inputs), outputs, arguments, keywords, attributes, provenance))
+
+    def _lacks_value(self, fx_node: Any, operator_name: str) -> bool:
+        """Whether a call makes or needs what only running the model can tell; such calls have no Node."""
+        produced = fx_node.meta.get("val")
+        parts = produced if isinstance(produced, (tuple, list)) else (produced,)
+        causes = [self.unfixed[needed.name] for needed in fx_node.all_input_nodes if needed.name in self.unfixed]
+        if not causes and all(part is None or _is_fixed(part) for part in parts) and produced is not None:
+            return False
+        place = self._provenance(fx_node)
+        self.unfixed[fx_node.name] = causes[0] if causes else " ".join(
+            filter(None, (operator_name, place.source and f"at {place.source}", place.module_path)))
+        return True
 
     def _declare_outputs(self, fx_node: Any, name: str) -> tuple[str, ...]:
         produced = fx_node.meta["val"]
@@ -200,6 +236,9 @@ class _Converter:
         updates: list[CacheUpdate] = []
         outputs: list[str] = []
         for spec, argument in zip(signature.output_specs, output_arguments, strict=True):
+            if getattr(argument, "name", "") in self.unfixed:
+                raise UserError("HET-C004", "a result depends on a Python number that the model takes from a tensor",
+                                where=self.unfixed[argument.name], fix=DATA_DEPENDENT_FIX)
             value = None if argument is None else self.value_of.get(getattr(argument, "name", ""))
             if not isinstance(value, str):
                 continue

@@ -22,7 +22,7 @@ _LIKE = {"zeros_like": 0, "ones_like": 1, "full_like": None}
 
 def tidy(graph: Graph) -> Graph:
     """Everything this module does to a freshly converted graph."""
-    return copy_passed_through(fold_slice_scatters(spell_out_fills(graph)))
+    return copy_passed_through(fold_slice_scatters(drop_empty_parts(spell_out_fills(graph))))
 
 
 def copy_passed_through(graph: Graph) -> Graph:
@@ -58,6 +58,39 @@ def spell_out_fills(graph: Graph) -> Graph:
     return replace(graph, nodes=tuple(nodes))
 
 
+def drop_empty_parts(graph: Graph) -> Graph:
+    """Leave out of ``cat`` what has no elements; of a single part that is left, the part itself takes its place.
+
+    Partial rotary embeddings that turn out to be whole, and caches of length zero, make such parts. Does not touch: a
+    ``cat`` of nothing but empty parts, one that joins a part twice; a result of the graph stays a ``cat`` of one part.
+    """
+    if all(value.type.elements for value in graph.values.values()):
+        return graph
+    builder = AtenBuilder()
+    results = {*graph.outputs, *(update.value for update in graph.updates)}
+    nodes: list[Node] = []
+    renames: dict[str, str] = {}
+    for before in graph.nodes:
+        node = replace(before, inputs=tuple(renames.get(name, name) for name in before.inputs))
+        parts = _operands_of_cat(node)
+        full = tuple(name for name in parts if graph.type_of(name).elements)
+        output = graph.values[node.outputs[0]] if node.outputs else None
+        if output is None or not full or len(full) == len(parts) or len(set(full)) < len(full):
+            nodes.append(node)
+        elif len(full) == 1 and output.name not in results and graph.type_of(full[0]) == output.type:
+            renames[output.name] = full[0]
+        else:
+            nodes.append(builder.concat(node.name, full, node.integer("axis"), output, node.provenance))
+    return _without_dead_nodes(graph, nodes)
+
+
+def _operands_of_cat(node: Node) -> tuple[str, ...]:
+    """Names of the parts in their order; nothing for other operators."""
+    if node.operator.name != "cat" or not isinstance(node.arguments[0], tuple):
+        return ()
+    return tuple(node.inputs[part.index] for part in node.arguments[0] if isinstance(part, Operand))
+
+
 def fold_slice_scatters(graph: Graph) -> Graph:
     """Replace ``slice_scatter`` chains that cover an ``empty`` tensor by one ``cat``.
 
@@ -74,6 +107,11 @@ def fold_slice_scatters(graph: Graph) -> Graph:
         output = graph.values[node.outputs[0]]
         folded = builder.concat(node.name, parts, node.integer("axis"), output, node.provenance)
         nodes.append(folded)
+    return _without_dead_nodes(graph, nodes)
+
+
+def _without_dead_nodes(graph: Graph, nodes: list[Node]) -> Graph:
+    """``graph`` with those of ``nodes`` that a result needs."""
     results = (*graph.outputs, *(update.value for update in graph.updates))
     kept = live_nodes(nodes, results)
     used = {*graph.inputs, *graph.caches, *results, *(name for node in kept for name in (*node.inputs, *node.outputs))}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from typing import Any
 
 from hetcc.capture.model import CapturedModel, CaptureRequest, Phase, WeightReference, source_file
 from hetcc.capture.remembered import CaptureMemory, Remembered
-from hetcc.errors import UserError
+from hetcc.errors import ToolError, UserError
 from hetcc.garbage import uncollected
 from hetcc.ir import Graph
 from hetcc.store import Store
@@ -32,6 +33,7 @@ def capture(request: CaptureRequest, progress: Progress = _silent, store: Store 
 
     Raises:
         UserError: HET-C001 to HET-C009; the text says what to change.
+        ToolError: HET-T001, the model's code needs a package that is not installed.
     """
     if source_file(request.model, ".onnx"):
         from hetcc.capture.onnx_door import capture_onnx
@@ -45,12 +47,18 @@ def capture(request: CaptureRequest, progress: Progress = _silent, store: Store 
 
 
 def _quiet_transformers() -> None:
-    """No network look-ups and no load reports: a plan must not depend on a hub being reachable."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    from transformers.utils import logging
+    """No network look-ups and no load reports: a plan must not depend on a hub being reachable.
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    What torch logs while it traces in vain comes back as an error with its place in the model.
+    """
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    import torch  # noqa: F401 - sets the levels of its loggers while it is loaded
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    for name in ("torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _capture_hugging_face(request: CaptureRequest, progress: Progress, store: Store | None) -> CapturedModel:
@@ -145,7 +153,10 @@ def capture_prefix(source: Any, pattern: Any, phase: Phase, request: CaptureRequ
 
     length = pattern.prefix_length()
     with FakeTensorMode():
-        model = _build(source.shortened(length), request)
+        try:
+            model = _build(source.shortened(length), request)
+        except (AttributeError, NotImplementedError, UserError):
+            return None  # the count follows from other settings, or layers refer to later ones
         captured = find_pattern(model)
         if captured is None or captured.kinds != pattern.kinds[:length]:
             return None
@@ -154,9 +165,20 @@ def capture_prefix(source: Any, pattern: Any, phase: Phase, request: CaptureRequ
 
 
 def _build(source: Any, request: CaptureRequest) -> Any:
+    from hetcc.capture.blame import line_of, missing_packages, place_of
+    from hetcc.capture.source import INCOMPLETE_FIX
+
+    name = source.model_class.__name__
     try:
-        return source.build()
+        return source.build_shapes()
+    except ImportError as error:
+        raise ToolError("HET-T001", f"{name} needs a package that is not installed: {missing_packages(error)}",
+                        where=place_of(error), fix="install it; the text-only type of a model family often needs none"
+                        ) from error
     except (ValueError, RuntimeError, TypeError, ZeroDivisionError, AttributeError, KeyError, IndexError) as error:
         given = " ".join(f"--set {key}={value}" for key, value in request.overrides)
-        raise UserError("HET-C002", f"{source.model_class.__name__} cannot be built: {error}", where=given,
-                        fix="change the settings so that they fit each other") from error
+        fits = "change the settings so that they fit each other" if request.overrides else ""
+        lacks = "" if source.directory is not None else INCOMPLETE_FIX
+        raise UserError("HET-C002", f"{name} cannot be built: {line_of(error)}",
+                        where="; ".join(filter(None, (given, place_of(error)))),
+                        fix="; or ".join(filter(None, (fits, lacks)))) from error

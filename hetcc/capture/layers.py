@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from hetcc.capture.source import counts_layers
 from hetcc.ir import CacheUpdate, Graph, Node, Provenance, Role, Value, live_nodes
 
 
@@ -40,13 +41,14 @@ def find_pattern(model: Any) -> LayerPattern | None:
     """The layer pattern of a transformers model, or None when it has no single list of hidden layers."""
     import torch
 
-    count = getattr(model.config, "num_hidden_layers", None)
+    config = counts_layers(model.config)
+    count = getattr(config, "num_hidden_layers", None)
     lists = [(name, module) for name, module in model.named_modules()
              if isinstance(module, torch.nn.ModuleList) and len(module) == count]
     if not isinstance(count, int) or not lists:
         return None
     container, layers = min(lists, key=lambda pair: pair[0].count("."))
-    per_layer = [value for value in model.config.to_dict().values() if isinstance(value, list) and len(value) == count]
+    per_layer = [value for value in config.to_dict().values() if isinstance(value, list) and len(value) == count]
     kinds = tuple(_fingerprint(layer, [settings[position] for settings in per_layer])
                   for position, layer in enumerate(layers))
     return LayerPattern(container, kinds)

@@ -9,8 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hetcc.capture.model import CaptureRequest
+from hetcc.capture.blame import place_of
+from hetcc.capture.model import CaptureRequest, Phase
 from hetcc.errors import UserError
+
+INCOMPLETE_FIX = ("name a folder with a checkpoint's config.json in place of the model type, or give the settings that "
+                  "the type's defaults lack with --set")
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,18 @@ class HuggingFaceModel:
             self.config, attn_implementation="eager", experts_implementation="batched_mm", dtype=self.config.dtype)
         return model.eval().requires_grad_(False)
 
+    def build_shapes(self) -> Any:
+        """The same module with weights nobody initialised: all a plan needs, and fake tensors have no numbers.
+
+        Some models look at the numbers while they initialise, which cannot be done on fake tensors.
+        """
+        from transformers.initialization import no_init_weights
+
+        with no_init_weights():
+            model = self.build()
+        model.tie_weights(recompute_mapping=False)
+        return model
+
     def build_reference(self) -> Any:
         """The same model as Hugging Face runs it by default in eager mode (its own expert loop included)."""
         model = self.model_class._from_config(
@@ -38,12 +54,23 @@ class HuggingFaceModel:
     def shortened(self, layers: int) -> HuggingFaceModel:
         """The same model with only its first ``layers`` hidden layers."""
         config = copy.deepcopy(self.config)
-        count = config.num_hidden_layers
-        for key, value in vars(self.config).items():
+        counting = counts_layers(config)
+        count = counting.num_hidden_layers
+        for key, value in list(vars(counting).items()):
             if isinstance(value, list) and len(value) == count:
-                setattr(config, key, value[:layers])
-        config.num_hidden_layers = layers
+                setattr(counting, key, value[:layers])
+        counting.num_hidden_layers = layers
         return replace(self, config=config)
+
+
+def counts_layers(config: Any) -> Any:
+    """The part of a configuration that counts the layers of text: where it describes several models, the text's."""
+    if isinstance(getattr(config, "num_hidden_layers", None), int):
+        return config
+    try:
+        return config.get_text_config(decoder=True)
+    except ValueError:  # several models of text
+        return config
 
 
 def resolve(request: CaptureRequest) -> HuggingFaceModel:
@@ -56,10 +83,15 @@ def resolve(request: CaptureRequest) -> HuggingFaceModel:
 
     directory = _local_directory(request.model)
     config = _load_config(request.model, directory)
-    overrides = _parse_overrides(config, request)
-    config = _apply(config, overrides, request)
+    config = _overridden(config, request.overrides, request)
+    model_class, is_decoder = _model_class(config, request)
+    for part, kind in config.sub_configs.items():
+        if kind is model_class.config_class and kind is not type(config) and part in _parts(config):
+            config = getattr(config, part)  # the class is that of one part alone, mostly the text
+            break
     config.dtype = getattr(torch, request.dtype.value)
-    model_class, is_decoder = _model_class(config)
+    if is_decoder and getattr(config, "is_decoder", None) is False and not getattr(config, "is_encoder_decoder", False):
+        config.is_decoder = True  # without it these types attend to tokens that are yet to come
     return HuggingFaceModel(config, model_class, directory, is_decoder)
 
 
@@ -85,7 +117,11 @@ def _load_config(model: str, directory: Path | None) -> Any:
             raise UserError("HET-C008", f"config.json cannot be used: {_on_one_line(error)}", where=str(directory),
                             fix="save the model again with save_pretrained") from error
     if model in CONFIG_MAPPING:
-        return AutoConfig.for_model(model)
+        try:
+            return AutoConfig.for_model(model)
+        except (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as error:
+            raise UserError("HET-C002", f"transformers refuses its own default configuration of '{model}': "
+                            f"{_on_one_line(error)}", where=place_of(error), fix=INCOMPLETE_FIX) from error
     if "/" in model:
         try:
             return AutoConfig.from_pretrained(model, local_files_only=True)
@@ -98,14 +134,47 @@ def _load_config(model: str, directory: Path | None) -> Any:
                     fix=hint + "model types are the keys of transformers.CONFIG_MAPPING")
 
 
-def _parse_overrides(config: Any, request: CaptureRequest) -> dict[str, Any]:
+def _overridden(config: Any, overrides: tuple[tuple[str, str], ...], request: CaptureRequest, within: str = "") -> Any:
+    """A configuration with settings changed; ``part.setting`` is a setting of one of its parts."""
+    own = tuple((key, text) for key, text in overrides if not _part_of(config, key))
+    parsed = _parse_overrides(config, own, request, within)
+    for part in dict.fromkeys(_part_of(config, key) for key, _ in overrides):
+        if part:
+            inner = tuple((key.partition(".")[2], text) for key, text in overrides if _part_of(config, key) == part)
+            parsed[part] = _overridden(getattr(config, part), inner, request, f"{within}{part}.").to_dict()
+    return _apply(config, parsed, request)
+
+
+def _part_of(config: Any, key: str) -> str:
+    """The part a dotted key names; empty if it names none."""
+    part, dot, _ = key.partition(".")
+    return part if dot and part in _parts(config) else ""
+
+
+def _parts(config: Any) -> list[str]:
+    """Names of the configurations that a configuration consists of."""
+    from transformers import PreTrainedConfig
+
+    return [name for name, value in vars(config).items() if isinstance(value, PreTrainedConfig)]
+
+
+def _meant(config: Any, key: str) -> list[str]:
+    """Settings that a misspelt one may stand for, those of parts by their dotted names."""
+    text = counts_layers(config)
+    inside = [f"{part}.{key}" for part in sorted(_parts(config), key=lambda part: getattr(config, part) is not text)
+              if hasattr(getattr(config, part), key)]
+    return inside or difflib.get_close_matches(key, list(config.to_dict()), n=3)
+
+
+def _parse_overrides(config: Any, overrides: tuple[tuple[str, str], ...], request: CaptureRequest,
+                     within: str) -> dict[str, Any]:
     known = config.to_dict()
     found: dict[str, Any] = {}
-    for key, text in request.overrides:
+    for key, text in overrides:
         if not hasattr(config, key):
-            close = difflib.get_close_matches(key, list(known), n=3)
-            raise UserError("HET-C002", f"the configuration of {request.model} has no setting '{key}'",
-                            where=f"--set {key}={text}",
+            close = [f"{within}{name}" for name in _meant(config, key)]
+            raise UserError("HET-C002", f"the configuration of {request.model} has no setting '{within}{key}'",
+                            where=f"--set {within}{key}={text}",
                             fix=f"did you mean {', '.join(close)}?" if close else "see the model's configuration class")
         try:
             value = json.loads(text)
@@ -114,7 +183,7 @@ def _parse_overrides(config: Any, request: CaptureRequest) -> dict[str, Any]:
         present = known.get(key)
         if present is not None and not _compatible(present, value):
             raise UserError("HET-C002", f"'{key}' is {type(present).__name__} ({present!r}) but was set to {text!r}",
-                            where=f"--set {key}={text}", fix=f"give a {type(present).__name__}")
+                            where=f"--set {within}{key}={text}", fix=f"give a {type(present).__name__}")
         is_number = isinstance(present, (int, float)) and not isinstance(present, bool)
         found[key] = type(present)(value) if is_number else value
     return found
@@ -150,7 +219,8 @@ def _apply(config: Any, overrides: dict[str, Any], request: CaptureRequest) -> A
     derived = {key for key, value in settings.items() if key not in overrides and value == defaults.get(key)}
     try:
         return type(config)(**{key: value for key, value in settings.items() if key not in derived})
-    except (ValueError, TypeError, KeyError, IndexError, ZeroDivisionError, StrictDataclassError) as error:
+    except (ValueError, TypeError, LookupError, ZeroDivisionError, AttributeError, NotImplementedError,
+            StrictDataclassError) as error:
         given = ", ".join(f"{key}={text}" for key, text in request.overrides)
         raise UserError("HET-C002", f"the configuration of {request.model} refuses these settings: "
                         f"{_on_one_line(error)}", where=f"--set {given}",
@@ -161,11 +231,11 @@ def _on_one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _model_class(config: Any) -> tuple[Any, bool]:
+def _model_class(config: Any, request: CaptureRequest) -> tuple[Any, bool]:
     """The transformers class for a configuration, and whether it decodes with a cache.
 
     A checkpoint says so itself (``architectures``); a bare configuration is a decoder when its type has a causal
-    language model and no masked one.
+    language model and no masked one, or when a phase of a decoder is asked for.
     """
     import transformers
     from transformers.models.auto import modeling_auto
@@ -175,7 +245,8 @@ def _model_class(config: Any) -> tuple[Any, bool]:
     masked = modeling_auto.MODEL_FOR_MASKED_LM_MAPPING
     if named and named[0] is not None:
         return named[0], named[0].__name__.endswith("ForCausalLM")
-    if type(config) in causal and type(config) not in masked:
+    asked = any(phase is not Phase.ENCODE for phase in request.phases)
+    if type(config) in causal and (asked or type(config) not in masked):
         return causal[type(config)], True
     if type(config) in modeling_auto.MODEL_MAPPING:
         return modeling_auto.MODEL_MAPPING[type(config)], False

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hetcc.aten.convert import DATA_DEPENDENT_FIX
+from hetcc.capture.blame import is_data_dependent, line_of, place_of
 from hetcc.errors import UserError
 
 
@@ -78,18 +80,16 @@ def make_layout(model: Any, batch: int, context: int, *, empty: bool = False) ->
         UserError: HET-C004, the model cannot take one step that way.
     """
     import torch
-    from transformers import StaticCache
 
-    cache = StaticCache(config=model.config, max_cache_len=context)
-    cache.layers = [_at_full_length(layer, context) for layer in cache.layers]
+    cache, counted = _allocatable(model, context)
     try:
         with torch.no_grad():
             model(input_ids=torch.zeros((batch, 1), dtype=torch.long), past_key_values=cache, use_cache=True)
-    except (RuntimeError, TypeError, ValueError, AttributeError, LookupError, AssertionError) as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError("HET-C004", f"the model does not run a step with a static cache: {line}",
-                        where=type(model).__name__, fix="see the chained error; --set may choose another configuration"
-                        ) from error
+    except (RuntimeError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError, AssertionError,
+            ImportError) as error:
+        raise _refusal(model, cache, error) from error
+    while len(cache.layers) > counted and not cache.layers[-1].is_initialized:
+        cache.layers.pop()
     layout = CacheLayout(cache, tuple(slot for position, layer in enumerate(cache.layers)
                                       for slot in _slots(position, layer)))
     layout.bind([torch.zeros_like(tensor) for tensor in layout.tensors()])
@@ -98,6 +98,43 @@ def make_layout(model: Any, batch: int, context: int, *, empty: bool = False) ->
             if isinstance(state := getattr(layer, "has_previous_state", None), dict):
                 state.update(dict.fromkeys(state, False))
     return layout
+
+
+def _allocatable(model: Any, context: int) -> tuple[Any, int]:
+    """A static cache with a layer for each that the model may have, and how many its configuration counts."""
+    from transformers import StaticCache
+    from transformers.cache_utils import StaticLayer
+
+    try:
+        cache = StaticCache(config=model.config, max_cache_len=context)
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
+        what = f"for layers of type {error}" if isinstance(error, KeyError) else f"for it: {line_of(error)}"
+        raise UserError("HET-C004", f"transformers has no static cache {what}", where=type(model).__name__,
+                        fix="choose other layer types with --set, or name a step of the model over caches of fixed "
+                            "size as path.py:factory") from error
+    cache.layers = [_at_full_length(layer, context) for layer in cache.layers]
+    counted = len(cache.layers)
+    if all(type(layer) is StaticLayer for layer in cache.layers):
+        # The configuration of a model with an encoder may count the encoder's layers.
+        numbers = [getattr(module, "layer_idx", None) for module in model.modules()]
+        last = max((number for number in numbers if isinstance(number, int)), default=-1)
+        cache.layers += [StaticLayer(context) for _ in range(counted, last + 1)]
+    return cache, counted
+
+
+def _refusal(model: Any, cache: Any, error: Exception) -> UserError:
+    """What to tell who gave a model that cannot take a step."""
+    from transformers import cache_utils
+
+    fix = "--set may choose another configuration; if the model was named by its type, name a folder with a config.json"
+    if is_data_dependent(error):
+        fix = DATA_DEPENDENT_FIX
+    elif not any(isinstance(layer, cache_utils.CacheLayerMixin) for layer in cache.layers) and isinstance(
+            error, ValueError):
+        fix = (f"none of the {len(cache.layers)} layers is an attention layer, but the model asks for the length of "
+               "one: raise --set num_hidden_layers, or --set which layers attend")
+    return UserError("HET-C004", f"the model does not run a step with a static cache: {line_of(error)}",
+                     where=": ".join(filter(None, (type(model).__name__, place_of(error)))), fix=fix)
 
 
 def _at_full_length(layer: Any, context: int) -> Any:

@@ -75,7 +75,7 @@ def test_a_folder_that_is_no_checkpoint(tmp_path) -> None:
     assert refused(CaptureRequest(str(tmp_path))).code == "HET-C001"
 
 
-@pytest.mark.parametrize(("model", "phase"), [("llama", Phase.ENCODE), ("bert", Phase.DECODE)])
+@pytest.mark.parametrize(("model", "phase"), [("llama", Phase.ENCODE), ("distilbert", Phase.DECODE)])
 def test_phases_a_model_has_not(model: str, phase: Phase) -> None:
     error = refused(CaptureRequest(model, (phase,)))
     assert error.code == "HET-C007" and "--phase" in error.fix
@@ -84,3 +84,40 @@ def test_phases_a_model_has_not(model: str, phase: Phase) -> None:
 def test_models_without_text() -> None:
     error = refused(CaptureRequest("mimi"))
     assert error.code == "HET-C004"
+
+
+def test_an_encoder_that_also_decodes() -> None:
+    """A type with a masked and a causal model is the one the phase asks for; decoding, it looks at the past alone."""
+    assert not resolve(CaptureRequest("bert")).is_decoder
+    assert not resolve(CaptureRequest("bert", (Phase.ENCODE,))).is_decoder
+    source = resolve(CaptureRequest("bert", (Phase.DECODE,)))
+    assert source.is_decoder and source.config.is_decoder and source.model_class.__name__ == "BertLMHeadModel"
+
+
+def test_settings_of_a_part() -> None:
+    """Of a configuration that describes several models; lists per layer of the part follow its number of layers."""
+    config = resolve(CaptureRequest("gemma3", overrides=(
+        ("text_config.num_hidden_layers", "7"), ("vision_config.num_hidden_layers", "1")))).config
+    assert (config.text_config.num_hidden_layers, config.vision_config.num_hidden_layers) == (7, 1)
+    assert len(config.text_config.layer_types) == 7
+    shorter = resolve(CaptureRequest("gemma3")).shortened(3).config
+    assert shorter.text_config.num_hidden_layers == len(shorter.text_config.layer_types) == 3
+    error = refused(CaptureRequest("gemma3", overrides=(("num_hidden_layers", "7"),)))
+    assert "did you mean text_config.num_hidden_layers, vision_config.num_hidden_layers?" in error.fix
+    error = refused(CaptureRequest("gemma3", overrides=(("text_config.hidden_sise", "64"),)))
+    assert "did you mean text_config.hidden_size" in error.fix and "--set text_config.hidden_sise=64" in error.where
+    error = refused(CaptureRequest("gemma3", overrides=(("text.hidden_size", "64"),)))
+    assert "no setting 'text.hidden_size'" in error.what
+
+
+def test_a_class_of_the_text_alone_gets_its_configuration() -> None:
+    """The type describes several models, transformers decodes with the one of the text."""
+    source = resolve(CaptureRequest("llama4", overrides=(("text_config.num_hidden_layers", "2"),)))
+    assert source.model_class.__name__ == "Llama4ForCausalLM" and source.config.model_type == "llama4_text"
+    assert source.config.num_hidden_layers == 2
+    assert resolve(CaptureRequest("musicgen")).config.model_type == "musicgen_decoder", "a part of another name"
+
+
+def test_a_setting_that_a_configuration_refuses_to_take() -> None:
+    error = refused(CaptureRequest("prophetnet", overrides=(("num_hidden_layers", "2"),)))
+    assert error.code == "HET-C002" and "num_decoder_layers" in error.what
