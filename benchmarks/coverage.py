@@ -45,7 +45,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "nemotron": {"num_key_value_heads": 8},
     "zamba": {"num_hidden_layers": 9},
 }
-"""What checkpoints say and transformers' defaults leave out, without which transformers cannot build or run the type.
+"""What transformers' defaults leave out, without which it cannot build or run the type: plausible, not a checkpoint's.
 
 Lists are for two layers. ``gemma3n_text`` shares the caches of fifteen layers by default, more than two layers have;
 the second layer of ``zamba`` that attends, which takes the weights of the first, is the ninth.
@@ -127,7 +127,7 @@ def main() -> int:
         (f"`{COMMAND}` on {date.today().isoformat()} ({platform.machine()}, transformers' own configurations, decode, "
         f"{chosen.layers} layers where a configuration lets that be said, {chosen.context} entries of cache, bfloat16, "
         "no code emitted). *host* is what no GPU operator takes; everything else runs on the GPU. Where transformers' "
-        "configuration lacks what a checkpoint says, the settings that were added are given."), "",
+        "configuration lacks what a checkpoint would say, plausible settings were added, and are given."), "",
         f"{planned} of {len(asked)} are planned, {clean} of them without the host.", "",
         "| model type | nodes | memory pipelines | host, flops | host, bytes | on the host, or why not |",
         "|---|---|---|---|---|---|", *rows, ""))
