@@ -4,7 +4,7 @@ Every model type that transformers has a configuration for, decode at its defaul
 only: what does not capture is listed with its code, what does with the share of flops and bytes the GPU does not take.
 A type that cannot be cut to two layers (no attention among them, layers that share a cache) is planned whole.
 
-Run: python benchmarks/coverage.py [TYPE ...] [--context N] [--layers N] [--timeout S] [--output docs/coverage.md]
+Run: python benchmarks/coverage.py [TYPE ...] [--context N] [--layers N] [--timeout S] [--jobs N] [--output FILE]
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -112,16 +113,18 @@ def main() -> int:
     parser.add_argument("--context", type=int, default=512)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--timeout", type=float, default=120.0)
+    parser.add_argument("--jobs", type=int, default=2, help="models at a time")
     parser.add_argument("--output", type=Path)
     chosen = parser.parse_args()
     rows, planned, clean = [], 0, 0
     asked = chosen.types or types()
-    for position, model in enumerate(asked, start=1):
-        answer = plan(model, chosen.context, chosen.layers, chosen.timeout)
-        planned += "coverage" in answer
-        clean += "coverage" in answer and not answer["coverage"]["host_nodes"]
-        rows.append(row(model, answer))
-        print(f"[{position}/{len(asked)}] {rows[-1]}", file=sys.stderr, flush=True)
+    with ThreadPoolExecutor(chosen.jobs) as pool:
+        answers = pool.map(lambda model: plan(model, chosen.context, chosen.layers, chosen.timeout), asked)
+        for position, (model, answer) in enumerate(zip(asked, answers, strict=True), start=1):
+            planned += "coverage" in answer
+            clean += "coverage" in answer and not answer["coverage"]["host_nodes"]
+            rows.append(row(model, answer))
+            print(f"[{position}/{len(asked)}] {rows[-1]}", file=sys.stderr, flush=True)
     text = "\n".join((
         "# Models that can be planned", "",
         (f"`{COMMAND}` on {date.today().isoformat()} ({platform.machine()}, transformers' own configurations, decode, "

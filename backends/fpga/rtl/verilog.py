@@ -66,18 +66,19 @@ def write_kernel(graph: StageGraph, kernel: str) -> bytes:
         UserError: HET-F001, the graph is beyond the limits.
         ToolError: HET-T001, no yosys; HET-T002, it failed.
     """
+    from amaranth.hdl import Fragment
+
     from hetcc.backends.fpga.rtl.shell import Shell
 
     parallel = graph.parallel or Parallelism()
     with uncollected():
         library, core = _core_of(graph, kernel, parallel.lanes, parallel.together,
                                  whole_steps=is_wide(graph) is not None)
-        modules = _Modules(library, {f"{kernel}_core": (core, core.ports())})
-        # The core first: its units are then written beside the shell.
-        modules.write(f"{kernel}_core")
+        ports = core.ports()
+        # Elaborated here, so that its units are known and written beside it, the longest piece of work.
+        elaborated = Fragment.get(core, None)
         shell = Shell(graph, library, core, kernel)
-        modules.given[kernel] = (shell, shell.ports())
-        return _written(modules)
+        return _written(_Modules(library, {f"{kernel}_core": (elaborated, ports), kernel: (shell, shell.ports())}))
 
 
 def text_of(unit: Any, name: str, ports: tuple[Any, ...], library: Library) -> bytes:
