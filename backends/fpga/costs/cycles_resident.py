@@ -9,6 +9,7 @@ from hetcc.backends.fpga.costs.cycles import BANK_LATENCY
 from hetcc.backends.fpga.costs.unit_resources import NOTHING, Resources, memory
 from hetcc.backends.fpga.memory.layout import layout_of
 from hetcc.backends.fpga.memory.resident import Residency, is_resident, residency_of, resident_limit
+from hetcc.backends.fpga.stages.loads import ultra_blocks, ultra_rows
 from hetcc.backends.fpga.stages.runs import WORD_BYTES
 from hetcc.backends.fpga.stages.stage_graph import Append, Parallelism, Scan, StageGraph, row_words
 
@@ -16,7 +17,6 @@ MAX_FILL_STRIPES = 2
 """Channels a table is filled from: at 300 MHz two of them bring more than a host's link of 16 GB/s."""
 FILL_CYCLES = 4
 """Comparing addresses, the request, and the last row on its way into its bank."""
-_URAM_ROWS, _URAM_BITS = 4096, 72
 
 
 def resident_candidates(graph: StageGraph, lanes: list[int], most: int, masters: int) -> Iterator[Parallelism]:
@@ -46,9 +46,8 @@ def block_bank(held: Residency) -> Resources:
 
 def ultra_bank(held: Residency) -> Resources:
     """A bank in ultra RAM, 72 bits of 4,096 rows each; beyond them something has to choose among blocks."""
-    deep = math.ceil(held.depth / _URAM_ROWS)
-    blocks = math.ceil(held.row_bits / _URAM_BITS) * deep
-    return Resources(held.row_bits * (deep - 1), held.row_bits, 0, 0, blocks)
+    return Resources(held.row_bits * (ultra_rows(held.depth) - 1), held.row_bits, 0, 0,
+                     ultra_blocks(held.depth, held.row_bits))
 
 
 def banks(graph: StageGraph) -> Resources:

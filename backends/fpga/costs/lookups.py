@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from hetcc.backends.fpga.costs.unit_resources import CARD, NOTHING, Resources, memory
-from hetcc.backends.fpga.stages.loads import BLOCK_BITS, BLOCK_ROWS
+from hetcc.backends.fpga.stages.loads import ultra_blocks, ultra_rows
 
 LOOKUP_PORTS = 2
 """Positions that are read from one copy of the entries per cycle: the memories of the card have two ports."""
@@ -21,7 +21,7 @@ def lookup_style(entries: int, granule: int, ports: int = LOOKUP_PORTS) -> str:
         ports: of the copy, one or two.
     """
     blocks = _block_copy(entries, granule, ports).bram36 / CARD.bram36
-    return "block" if blocks <= _ultra_blocks(entries, granule) / CARD.uram else "ultra"
+    return "block" if blocks <= ultra_blocks(math.ceil(entries / granule), 32 * granule) / CARD.uram else "ultra"
 
 
 def lookup_copies(entries: int, granule: int, positions: int) -> Resources:
@@ -39,8 +39,9 @@ def _copy(entries: int, granule: int, ports: int) -> Resources:
     control = Resources(36 + choosing, 34 + bits, 0, 0, 0).times(ports).plus(address)
     if lookup_style(entries, granule, ports) == "block":
         return _block_copy(entries, granule, ports).plus(control)
-    deep = math.ceil(entries / granule / BLOCK_ROWS)
-    return Resources(32 * granule * (deep - 1) * ports, 0, 0, 0, _ultra_blocks(entries, granule)).plus(control)
+    rows, bits_of_row = math.ceil(entries / granule), 32 * granule
+    choosing_blocks = bits_of_row * (ultra_rows(rows) - 1) * ports
+    return Resources(choosing_blocks, 0, 0, 0, ultra_blocks(rows, bits_of_row)).plus(control)
 
 
 def _block_copy(entries: int, granule: int, ports: int) -> Resources:
@@ -50,10 +51,6 @@ def _block_copy(entries: int, granule: int, ports: int) -> Resources:
         return memory(max(rows, 65), 32 * granule)
     halves = math.ceil(32 * granule / _HALF_BITS) * math.ceil(rows / _HALF_ROWS)
     return Resources(32 * granule * (math.ceil(rows / 4096) - 1) * ports, 0, 0, halves / 2, 0)
-
-
-def _ultra_blocks(entries: int, granule: int) -> int:
-    return math.ceil(entries / granule / BLOCK_ROWS) * math.ceil(32 * granule / BLOCK_BITS)
 
 
 __all__ = ["LOOKUP_PORTS", "lookup_copies", "lookup_style"]

@@ -40,8 +40,17 @@ class Load:
         return math.ceil(self.words / self.granule)
 
 
-BLOCK_ROWS, BLOCK_BITS = 4096, 72
-"""Of a block of ultra RAM."""
+_BLOCK_ROWS, _BLOCK_BITS = 4096, 72
+
+
+def ultra_rows(rows: int) -> int:
+    """Blocks of ultra RAM behind one another for so many rows."""
+    return math.ceil(rows / _BLOCK_ROWS)
+
+
+def ultra_blocks(rows: int, bits: int) -> int:
+    """Blocks of ultra RAM of a memory, each 72 bits of 4,096 rows."""
+    return ultra_rows(rows) * math.ceil(bits / _BLOCK_BITS)
 
 
 def loads_of(graph: StageGraph) -> tuple[Load, ...]:
@@ -98,7 +107,7 @@ def _entries_together(graph: StageGraph, operand: Access, loops: Iterable[str], 
         return 1
     whole = math.gcd(runs.offset, *(stride for _, stride in runs.outer))
     sizes = [1 << bit for bit in range((WORD_BYTES // 4).bit_length()) if whole % (1 << bit) == 0]
-    blocks = {size: math.ceil(entries / size / BLOCK_ROWS) * math.ceil(32 * size / BLOCK_BITS) for size in sizes}
+    blocks = {size: ultra_blocks(math.ceil(entries / size), 32 * size) for size in sizes}
     return max(size for size in sizes if blocks[size] == min(blocks.values()))
 
 
@@ -106,4 +115,4 @@ def _extent(graph: StageGraph, names: Iterable[str]) -> int:
     return math.prod(graph.axis(name).extent for name in names)
 
 
-__all__ = ["BLOCK_BITS", "BLOCK_ROWS", "Load", "load_cycles", "load_of", "load_words", "loads_of"]
+__all__ = ["Load", "load_cycles", "load_of", "load_words", "loads_of", "ultra_blocks", "ultra_rows"]

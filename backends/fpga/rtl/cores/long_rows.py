@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from amaranth import Cat, Const, Module, Mux, Signal
@@ -17,7 +18,7 @@ from hetcc.backends.fpga.costs.cycles import INTEGER_MULTIPLY_LATENCY, accumulat
 from hetcc.backends.fpga.costs.cycles_long import CONVERTED, EXPONENT_CYCLES, long_latency
 from hetcc.backends.fpga.rtl.cores.point import Point
 from hetcc.backends.fpga.rtl.cores.top import StreamCore
-from hetcc.backends.fpga.rtl.units.blocks import Factors
+from hetcc.backends.fpga.rtl.units.blocks import Factors, largest_of
 from hetcc.backends.fpga.rtl.units.fold import Fold
 from hetcc.backends.fpga.rtl.units.fp32 import flushed
 from hetcc.backends.fpga.rtl.units.library import Library, delay
@@ -143,22 +144,15 @@ class LongRowCore(StreamCore):
         return integers, place, lane, busy
 
     def _keep_exponents(self, m: Module, taken: Any, lane_in: Any, words: Sequence[Any]) -> None:
-        """The largest exponent of every vector: two levels of comparisons per cycle, then one with those before."""
-        level = [word[23:31] for word in words]
-        for _ in range(EXPONENT_CYCLES):
-            for _ in range(2):
-                level = [Mux(level[at] > level[at + 1], level[at], level[at + 1]) if at + 1 < len(level) else level[at]
-                         for at in range(0, len(level), 2)]
-            registers = [Signal(8) for _ in level]
-            m.d.sync += [register.eq(value) for register, value in zip(registers, level, strict=True)]
-            level = registers
+        """The largest exponent of every vector: that of the words which come, compared with those before."""
+        coming = largest_of(m, [word[23:31] for word in words], EXPONENT_CYCLES)
         there, lane = pulse(m, taken, EXPONENT_CYCLES, self.start), delay(m, lane_in, EXPONENT_CYCLES)
         self._exponents = [Signal(8, name=f"largest{at}") for at in range(self._long.vectors)]
         for at, largest in enumerate(self._exponents):
             with m.If(self.start):
                 m.d.sync += largest.eq(0)
-            with m.Elif(there & (lane == at) & (level[0] > largest)):
-                m.d.sync += largest.eq(level[0])
+            with m.Elif(there & (lane == at) & (coming > largest)):
+                m.d.sync += largest.eq(coming)
 
     def _kept(self, m: Module, taken: Any, given: Any, coming: Any, total: int) -> tuple[Any, Any]:
         """The words of all vectors as they come, then in groups: (valid, words of a group).
@@ -235,7 +229,7 @@ class LongRowCore(StreamCore):
             count = len(ports)
             totals = self._library.place(
                 m, f"hetcc_dot{long.per_beat}_int{long.bits}x{count}",
-                lambda count=count: IntegerDots(long.per_beat, long.bits, count),  # type: ignore[misc]
+                partial(IntegerDots, long.per_beat, long.bits, count),
                 {"row": beat, "stationary": Cat(*(port.data for port in ports))}, ("total",))[0]
             for at in range(count):
                 part = totals.word_select(at, width).as_signed()

@@ -6,6 +6,7 @@ all products that share it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from amaranth import Cat, Const, Elaboratable, Module, Mux, Signal, signed
@@ -37,6 +38,20 @@ def factor_of(word: Any, bits: int) -> Any:
     wide = Cat(Const(0, 32 - bits), word)
     value = Mux(sign, -magnitude, magnitude)[:places + 2]
     return Cat(value, exponent, zero, is_infinite(wide), is_nan(wide))
+
+
+def largest_of(m: Module, values: Sequence[Any], cycles: int) -> Any:
+    """The largest of unsigned numbers, ``cycles`` later, in each of which two levels of them are compared."""
+    level = list(values)
+    bits = len(level[0])
+    for _ in range(cycles):
+        for _ in range(2):
+            level = [Mux(level[at] > level[at + 1], level[at], level[at + 1]) if at + 1 < len(level) else level[at]
+                     for at in range(0, len(level), 2)]
+        kept = [Signal(bits) for _ in level]
+        m.d.sync += [register.eq(value) for register, value in zip(kept, level, strict=True)]
+        level = kept
+    return level[0]
 
 
 class Factors(Elaboratable):
@@ -81,7 +96,7 @@ class BlockDot(Elaboratable):
         m = Module()
         pairs = [(self._parts(self.row, at), self._parts(self.stationary, at)) for at in range(self._count)]
         exponents = [self._exponent(m, left, right) for left, right in pairs]
-        largest = self._largest(m, exponents)
+        largest = largest_of(m, exponents, compare_latency(self._count))
         terms = [self._aligned(m, self._product(m, left[0], right[0]), exponent, largest)
                  for (left, right), exponent in zip(pairs, exponents, strict=True)]
         total, levels = self._total(m, terms)
@@ -107,17 +122,6 @@ class BlockDot(Elaboratable):
         m.d.sync += exponent.eq(Mux(left[2] | right[2], 0, left[1] + right[1]))
         return exponent
 
-    def _largest(self, m: Module, exponents: list[Any]) -> Any:
-        """Two levels of comparisons per cycle."""
-        level = exponents
-        for _ in range(compare_latency(self._count)):
-            for _ in range(2):
-                level = [Mux(level[at] > level[at + 1], level[at], level[at + 1]) if at + 1 < len(level) else level[at]
-                         for at in range(0, len(level), 2)]
-            kept = [Signal(EXPONENT_BITS) for _ in level]
-            m.d.sync += [register.eq(value) for register, value in zip(kept, level, strict=True)]
-            level = kept
-        return level[0]
 
     def _product(self, m: Module, left: Any, right: Any) -> Any:
         """The upper bits of the exact product, three cycles later: the places of the grid and what is above.
@@ -189,4 +193,4 @@ class BlockDot(Elaboratable):
         return bad | (above & below), above | below, below
 
 
-__all__ = ["BlockDot", "Factors", "factor_of"]
+__all__ = ["BlockDot", "Factors", "factor_of", "largest_of"]

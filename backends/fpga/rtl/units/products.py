@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from amaranth import Cat, Elaboratable, Module, Signal
@@ -50,7 +51,7 @@ class Dot(Elaboratable):
             part = slice(start * size, (start + count) * size)
             found = self._library.place(
                 m, f"hetcc_block{count}_{self._bits}",
-                lambda count=count: BlockDot(self._library, count, self._bits),  # type: ignore[misc]
+                partial(BlockDot, self._library, count, self._bits),
                 {"row": self.row[part], "stationary": self.stationary[part]}, ("result",))[0]
             sums.append(delay(m, found, block_latency(elements) - block_latency(count)))
         value, _ = self._library.tree(m, "add", sums)
@@ -147,7 +148,7 @@ def floats_of(m: Module, library: Library, form: NumberFormat, row: Any, vectors
         count = len(chosen)
         totals = library.place(
             m, f"hetcc_dot{depth}_{form.value}x{count}",
-            lambda count=count: IntegerDots(depth, bits, count),  # type: ignore[misc]
+            partial(IntegerDots, depth, bits, count),
             {"row": row[:integers], "stationary": Cat(*(vector[:integers] for vector in chosen))}, ("total",))[0]
         for at, vector in enumerate(chosen):
             exponents = [row[integers:integers + 8], vector[integers:integers + 8]]
